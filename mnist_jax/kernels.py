@@ -1,0 +1,253 @@
+"""The two convolutions of the networks, each as a reference form and as a fast form for CPU.
+
+Arrays are feature-major with the batch last, `[C, H, W, B]`: `C` channels, `H` by `W` pixels, `B`
+images. The batch is the contiguous axis. Every shift, maximum and mask then works on whole vectors
+of it, and a convolution is a product `[out, K] x [K, H*W*B]`.
+
+XLA:CPU has no fast convolution inside a loop (jax issue 12868), so the fast forms contain none.
+They are `jax.custom_vjp` functions made of gathers, products and elementwise operations, and
+tests/test_kernels.py compares their values and gradients with the reference forms.
+
+`optimization_barrier` marks the arrays that must exist in memory. XLA would otherwise recompute
+them in each consumer, or merge an axis on the way, which ends vectorisation.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_CHWB = ("CHWN", "HWIO", "CHWN")
+_in_memory = lax.optimization_barrier
+
+
+# Convolution, pooling, ReLU.
+#
+# A pooled pixel sees 2x2 convolution outputs, and those see one 6x6 window of the input:
+#
+#     . . . . . .        the 5x5 kernel, laid out four times in
+#     . o o o o o        the 6x6 window, once for each place of
+#     . o o o o o        the 2x2 cell: (0,0), (0,1), (1,0) and,
+#     . o o o o o        drawn here, (1,1)
+#     . o o o o o
+#     . o o o o o
+#
+# With the windows as columns the whole stage is one product, [4*O, 36*C] x [36*C, P*Q*B], and the
+# maximum of its four groups of rows. It does 36/25 of the arithmetic of the convolution, at the
+# speed of a matrix product.
+
+
+def conv_pool_relu(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """5x5 convolution without padding, 2x2 max-pooling and ReLU.
+
+    Where pooled values are equal the first one, row by row, takes the gradient, as in PyTorch.
+
+    Args:
+      x: `[C, H, W, B]`, `H` and `W` even and at least 6.
+      kernel: `[5, 5, C, O]`.
+      bias: `[O]`.
+
+    Returns:
+      `[O, (H - 4) / 2, (W - 4) / 2, B]`.
+    """
+    return lax.platform_dependent(
+        x, kernel, bias, cpu=conv_pool_relu_fast, default=conv_pool_relu_reference
+    )
+
+
+def conv_pool_relu_reference(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """The same function from stock operations; see `conv_pool_relu`."""
+    conv = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_CHWB)
+    pooled = lax.reduce_window(
+        conv, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+    )  # [O, P, Q, B]
+    return jax.nn.relu(pooled + bias[:, None, None, None])
+
+
+@jax.custom_vjp
+def conv_pool_relu_fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """The same function as one product; see `conv_pool_relu`."""
+    return _conv_pool_relu_forward(x, kernel, bias)[0]
+
+
+def _conv_pool_relu_forward(x, kernel, bias):
+    channels, height, width, batch = x.shape
+    rows, columns = (height - 4) // 2, (width - 4) // 2
+    features = kernel.shape[-1]
+    matrix = _in_memory(_four_kernels(kernel))  # [4 O, 36 C]
+    halves = []
+    for part in _halves(x):
+        windows = _gather_rows(part, _window_rows(channels, height, width))  # [36 C, P Q B']
+        cell = _in_memory(matrix @ windows).reshape(4, features, -1)  # [4, O, P Q B']
+        largest = jnp.maximum(jnp.maximum(cell[0], cell[1]), jnp.maximum(cell[2], cell[3]))
+        y = _in_memory(jax.nn.relu(largest + bias[:, None]))  # [O, P Q B']
+        halves.append((windows, cell, y))
+    y = jnp.concatenate([y.reshape(features, rows, columns, -1) for _, _, y in halves], -1)
+    return y, (matrix, halves)
+
+
+def _conv_pool_relu_backward(residuals, dy):
+    matrix, halves = residuals
+    features, rows, columns, _ = dy.shape
+    dkernel, dbias, dx = [], [], []
+    for (windows, cell, y), part in zip(halves, _halves(dy), strict=True):
+        channels = windows.shape[0] // 36
+        dlargest = _in_memory(jnp.where(y > 0, part.reshape(features, -1), 0))  # [O, P Q B']
+        upper = jnp.maximum(cell[0], cell[1]) >= jnp.maximum(cell[2], cell[3])
+        left_above, left_below = cell[0] >= cell[1], cell[2] >= cell[3]
+        first = (upper & left_above, upper & ~left_above, ~upper & left_below)
+        first += (~(upper | left_below),)  # of the four masks exactly one is true
+        dcell = jnp.stack([jnp.where(mask, dlargest, 0) for mask in first])  # [4, O, P Q B']
+        dcell = _in_memory(dcell).reshape(4 * features, -1)
+        dkernel.append(_times_transposed(dcell, windows))  # [4 O, 36 C]
+        dbias.append(dlargest.sum(1))
+        dwindows = _in_memory(matrix.T @ dcell)  # [36 C, P Q B']
+        dx.append(_scatter_windows(dwindows.reshape(36 * channels, rows, columns, -1)))
+    return jnp.concatenate(dx, -1), _four_kernels_transposed(sum(dkernel)), sum(dbias)
+
+
+conv_pool_relu_fast.defvjp(_conv_pool_relu_forward, _conv_pool_relu_backward)
+
+
+def _four_kernels(kernel: jax.Array) -> jax.Array:
+    """`[5, 5, C, O]` to `[4*O, 36*C]`: the kernel at each place of the 2x2 cell."""
+    features = kernel.shape[-1]
+    placed = jnp.stack(
+        [
+            jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
+            for i in (0, 1)
+            for j in (0, 1)
+        ]
+    )  # [4, 6, 6, C, O]
+    return placed.transpose(0, 4, 1, 2, 3).reshape(4 * features, -1)
+
+
+def _four_kernels_transposed(dmatrix: jax.Array) -> jax.Array:
+    """The adjoint of `_four_kernels`: `[4*O, 36*C]` to `[5, 5, C, O]`."""
+    features = dmatrix.shape[0] // 4
+    placed = dmatrix.reshape(2, 2, features, 6, 6, -1)
+    dkernel = sum(placed[i, j, :, i : i + 5, j : j + 5] for i in (0, 1) for j in (0, 1))
+    return dkernel.transpose(1, 2, 3, 0)
+
+
+@functools.cache
+def _window_rows(channels: int, height: int, width: int) -> np.ndarray:
+    """For each element of each 6x6 window the row of `[C*H*W, B]` it is: `[36*C, P, Q]`."""
+    pixel = np.arange(channels * height * width, dtype=np.int32).reshape(channels, height, width)
+    view = np.lib.stride_tricks.sliding_window_view(pixel, (6, 6), axis=(1, 2))[:, ::2, ::2]
+    return view.transpose(3, 4, 0, 1, 2).reshape(36 * channels, *view.shape[1:3])
+
+
+def _scatter_windows(dwindows: jax.Array) -> jax.Array:
+    """The adjoint of gathering the 6x6 windows: `[36*C, P, Q, B]` to `[C, 2P+4, 2Q+4, B]`.
+
+    Pixel (2i + s, 2j + t) lies in up to nine windows, at the places (2a + s, 2b + t) of them. So
+    for each parity (s, t) the sum is one of nine shifted images of half the size.
+    """
+    _, rows, columns, batch = dwindows.shape
+    place = dwindows.reshape(3, 2, 3, 2, -1, rows, columns, batch)  # [a, s, b, t, C, P, Q, B]
+    shifted = [
+        jnp.pad(place[a, :, b], ((0, 0),) * 3 + ((a, 2 - a), (b, 2 - b), (0, 0)))
+        for a in range(3)
+        for b in range(3)
+    ]
+    parity = _in_memory(sum(shifted))  # [s, t, C, P + 2, Q + 2, B]
+    image = parity.transpose(2, 3, 0, 4, 1, 5)  # [C, P + 2, s, Q + 2, t, B]
+    return _in_memory(image).reshape(-1, 2 * rows + 4, 2 * columns + 4, batch)
+
+
+# The residual block's 3x3 convolution.
+
+
+def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """3x3 convolution with one pixel of zero padding and no bias.
+
+    Args:
+      x: `[C, H, W, B]`.
+      kernel: `[3, 3, C, O]`.
+
+    Returns:
+      `[O, H, W, B]`.
+    """
+    return lax.platform_dependent(x, kernel, cpu=conv3x3_fast, default=conv3x3_reference)
+
+
+def conv3x3_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same function from the stock operation; see `conv3x3`."""
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_CHWB
+    )
+
+
+def conv3x3_fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same function as one product; see `conv3x3`.
+
+    On one pixel only the centre tap meets anything but padding: the convolution is a dense layer.
+    """
+    if x.shape[1:3] == (1, 1):
+        return jnp.einsum("co,chwb->ohwb", kernel[1, 1], x)
+    return _conv3x3_many(x, kernel)
+
+
+@jax.custom_vjp
+def _conv3x3_many(x, kernel):
+    return _conv3x3_forward(x, kernel)[0]
+
+
+def _conv3x3_forward(x, kernel):
+    channels, height, width, batch = x.shape
+    padded = _in_memory(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    windows = _gather_rows(padded, _neighbour_rows(channels, height, width))  # [9 C, H W B]
+    matrix = _in_memory(kernel.reshape(9 * channels, -1).T)  # [O, 9 C]
+    y = _in_memory(matrix @ windows)  # [O, H W B]
+    return y.reshape(-1, height, width, batch), (matrix, windows)
+
+
+def _conv3x3_backward(residuals, dy):
+    matrix, windows = residuals
+    features, height, width, batch = dy.shape
+    dy = _in_memory(dy).reshape(features, -1)
+    dkernel = _times_transposed(windows, dy)  # [9 C, O]
+    dwindows = _in_memory(matrix.T @ dy).reshape(3, 3, -1, height, width, batch)
+    zero = jnp.zeros((), dy.dtype)
+    dx = sum(
+        lax.pad(dwindows[a, b], zero, ((0, 0, 0), (a - 1, 1 - a, 0), (b - 1, 1 - b, 0), (0, 0, 0)))
+        for a in range(3)
+        for b in range(3)
+    )
+    return _in_memory(dx), dkernel.reshape(3, 3, -1, features)
+
+
+_conv3x3_many.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+@functools.cache
+def _neighbour_rows(channels: int, height: int, width: int) -> np.ndarray:
+    """As `_window_rows`, for the 3x3 neighbourhoods in the padded image: `[9*C, H, W]`."""
+    shape = (channels, height + 2, width + 2)
+    pixel = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    view = np.lib.stride_tricks.sliding_window_view(pixel, (3, 3), axis=(1, 2))
+    return view.transpose(3, 4, 0, 1, 2).reshape(9 * channels, height, width)
+
+
+# Shared by both.
+
+
+def _gather_rows(x: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Windows `[K, P*Q*B]` from images `[C, H, W, B]`: row copies, each of `B` numbers."""
+    flat = _in_memory(x).reshape(-1, x.shape[-1])  # [C H W, B]
+    copied = flat.at[rows.reshape(-1)].get(mode="promise_in_bounds")  # [K P Q, B]
+    return _in_memory(copied).reshape(rows.shape[0], -1)
+
+
+def _halves(x: jax.Array) -> list[jax.Array]:
+    """`x` cut in two along the batch, so that XLA has two independent chains for two threads."""
+    middle = x.shape[-1] // 2
+    return [x[..., :middle], x[..., middle:]] if middle else [x]
+
+
+def _times_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a @ b.T` for `[M, n]` and `[N, n]`."""
+    return lax.dot_general(a, b, (((1,), (1,)), ((), ())))

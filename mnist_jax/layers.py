@@ -1,0 +1,121 @@
+"""Flax layers with PyTorch's semantics: initialisation, convolution stages, batch normalisation.
+
+`C` and `O` are channels, `H` and `W` pixels, `B` the batch size. Arrays between convolutions are
+`[C, H, W, B]`, see kernels.py.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mnist_jax import kernels
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for weight and bias: uniform in ±1/sqrt(fan_in).
+
+    `torch.nn.Linear.reset_parameters` and `_ConvNd.reset_parameters` draw weights with
+    `kaiming_uniform_(a=sqrt(5))`, whose bound is the same.
+    """
+    bound = 1 / math.sqrt(fan_in)
+
+    def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initializer
+
+
+class ConvPoolReLU(nn.Module):
+    """`Conv2d(C, features, 5)`, `MaxPool2d(2, 2)` and ReLU."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[C, H, W, B]` to `[features, (H - 4) / 2, (W - 4) / 2, B]`."""
+        channels = x.shape[0]
+        init = torch_uniform(25 * channels)
+        kernel = self.param("kernel", init, (5, 5, channels, self.features), x.dtype)
+        bias = self.param("bias", init, (self.features,), x.dtype)
+        return kernels.conv_pool_relu(x, kernel, bias)
+
+
+class Conv3x3(nn.Module):
+    """`Conv2d(C, C, 3, padding=1, bias=False)`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[C, H, W, B]` to `[C, H, W, B]`."""
+        channels = x.shape[0]
+        kernel = self.param(
+            "kernel", torch_uniform(9 * channels), (3, 3, channels, channels), x.dtype
+        )
+        return kernels.conv3x3(x, kernel)
+
+
+class Dense(nn.Module):
+    """`Linear(in, features)`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, in]` to `[B, features]`."""
+        init = torch_uniform(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), x.dtype)
+        bias = self.param("bias", init, (self.features,), x.dtype)
+        return x @ kernel + bias
+
+
+class BatchNorm(nn.Module):
+    """`BatchNorm2d(C, eps=1e-5, momentum=0.1)`.
+
+    In training it normalises with the biased variance of the batch and moves the running variance
+    towards the unbiased one, as PyTorch does; `flax.linen.BatchNorm` uses the biased one for both.
+
+    Attributes:
+      axis_name: a mapped axis over which the batch is split, or None; statistics reduce over it.
+    """
+
+    axis_name: str | None = None
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """`[C, H, W, B]` to `[C, H, W, B]`.
+
+        Raises:
+          ValueError: in training, one value a channel has no variance.
+        """
+        channels = x.shape[0]
+        scale = self.param("scale", nn.initializers.ones, (channels,), x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), x.dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), x.dtype)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), x.dtype)
+
+        flat = x.reshape(channels, -1)  # [C, H W B]
+        if train:
+            shards = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+            count = flat.shape[1] * shards
+            if count == 1:
+                raise ValueError(
+                    f"batch normalisation needs more than one value a channel to train; got {x.shape}"
+                )
+            batch_mean = self._reduce(flat.mean(1))  # [C]
+            batch_var = self._reduce(jnp.square(flat - batch_mean[:, None]).mean(1))  # [C]
+            if not self.is_initializing():
+                unbiased = batch_var * (count / (count - 1))
+                mean.value += self.momentum * (batch_mean - mean.value)
+                var.value += self.momentum * (unbiased - var.value)
+        else:
+            batch_mean, batch_var = mean.value, var.value
+        gain = scale * lax.rsqrt(batch_var + self.epsilon)  # [C]
+        y = (flat - batch_mean[:, None]) * gain[:, None] + bias[:, None]
+        return y.reshape(x.shape)
+
+    def _reduce(self, statistic: jax.Array) -> jax.Array:
+        return statistic if self.axis_name is None else lax.pmean(statistic, self.axis_name)

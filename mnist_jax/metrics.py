@@ -1,0 +1,48 @@
+"""Sums over examples that merge by addition; one division, at the end."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+CLASSES = 10
+
+
+class Metrics(NamedTuple):
+    """Sums over the examples seen so far."""
+
+    loss: jax.Array  # [] float, sum of the cross-entropies
+    correct: jax.Array  # [] int32
+    count: jax.Array  # [] int32
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        """The sums over both sets of examples."""
+        return jax.tree.map(jnp.add, self, other)
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross-entropy per example."""
+        return float(self.loss) / int(self.count)
+
+    @property
+    def accuracy_percent(self) -> float:
+        """Correct predictions, in percent."""
+        return 100 * int(self.correct) / int(self.count)
+
+
+def zero(dtype: jnp.dtype = jnp.float32) -> Metrics:
+    """The sums over no example."""
+    return Metrics(jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def of_batch(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """The sums over one batch of logits `[B, 10]` with labels `[B]`."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+    correct = (logits.argmax(-1) == labels).sum(dtype=jnp.int32)
+    return Metrics(loss, correct, jnp.int32(labels.shape[0]))
+
+
+def confusion_matrix(predictions: jax.Array, labels: jax.Array) -> jax.Array:
+    """Counts `[10, 10]` int32: row = label, column = prediction, both `[N]`."""
+    return jnp.zeros((CLASSES, CLASSES), jnp.int32).at[labels, predictions].add(1)
