@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 _CHWB = ("CHWN", "HWIO", "CHWN")
-_in_memory = lax.optimization_barrier
+in_memory = lax.optimization_barrier  # see above
 
 
 # Convolution, pooling, ReLU.
@@ -73,39 +73,30 @@ def conv_pool_relu_fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax
 
 
 def _conv_pool_relu_forward(x, kernel, bias):
-    channels, height, width, batch = x.shape
-    rows, columns = (height - 4) // 2, (width - 4) // 2
-    features = kernel.shape[-1]
-    matrix = _in_memory(_four_kernels(kernel))  # [4 O, 36 C]
-    halves = []
-    for part in _halves(x):
-        windows = _gather_rows(part, _window_rows(channels, height, width))  # [36 C, P Q B']
-        cell = _in_memory(matrix @ windows).reshape(4, features, -1)  # [4, O, P Q B']
-        largest = jnp.maximum(jnp.maximum(cell[0], cell[1]), jnp.maximum(cell[2], cell[3]))
-        y = _in_memory(jax.nn.relu(largest + bias[:, None]))  # [O, P Q B']
-        halves.append((windows, cell, y))
-    y = jnp.concatenate([y.reshape(features, rows, columns, -1) for _, _, y in halves], -1)
-    return y, (matrix, halves)
+    channels, height, width, _ = x.shape
+    rows, columns, features = (height - 4) // 2, (width - 4) // 2, kernel.shape[-1]
+    windows = _gather_rows(x, _window_rows(channels, height, width))  # [36 C, P Q B]
+    matrix = in_memory(_four_kernels(kernel))  # [4 O, 36 C]
+    cell = in_memory(matrix @ windows).reshape(4, features, -1)  # [4, O, P Q B]
+    largest = jnp.maximum(jnp.maximum(cell[0], cell[1]), jnp.maximum(cell[2], cell[3]))
+    y = in_memory(jax.nn.relu(largest + bias[:, None]))  # [O, P Q B]
+    return y.reshape(features, rows, columns, -1), (matrix, windows, cell, y)
 
 
 def _conv_pool_relu_backward(residuals, dy):
-    matrix, halves = residuals
+    matrix, windows, cell, y = residuals
     features, rows, columns, _ = dy.shape
-    dkernel, dbias, dx = [], [], []
-    for (windows, cell, y), part in zip(halves, _halves(dy), strict=True):
-        channels = windows.shape[0] // 36
-        dlargest = _in_memory(jnp.where(y > 0, part.reshape(features, -1), 0))  # [O, P Q B']
-        upper = jnp.maximum(cell[0], cell[1]) >= jnp.maximum(cell[2], cell[3])
-        left_above, left_below = cell[0] >= cell[1], cell[2] >= cell[3]
-        first = (upper & left_above, upper & ~left_above, ~upper & left_below)
-        first += (~(upper | left_below),)  # of the four masks exactly one is true
-        dcell = jnp.stack([jnp.where(mask, dlargest, 0) for mask in first])  # [4, O, P Q B']
-        dcell = _in_memory(dcell).reshape(4 * features, -1)
-        dkernel.append(_times_transposed(dcell, windows))  # [4 O, 36 C]
-        dbias.append(dlargest.sum(1))
-        dwindows = _in_memory(matrix.T @ dcell)  # [36 C, P Q B']
-        dx.append(_scatter_windows(dwindows.reshape(36 * channels, rows, columns, -1)))
-    return jnp.concatenate(dx, -1), _four_kernels_transposed(sum(dkernel)), sum(dbias)
+    dlargest = in_memory(jnp.where(y > 0, dy.reshape(features, -1), 0))  # [O, P Q B]
+    upper = jnp.maximum(cell[0], cell[1]) >= jnp.maximum(cell[2], cell[3])
+    left_above, left_below = cell[0] >= cell[1], cell[2] >= cell[3]
+    # The place of the first maximum: of the four masks exactly one is true.
+    places = (upper & left_above, upper & ~left_above, ~upper & left_below, ~(upper | left_below))
+    dcell = jnp.stack([jnp.where(place, dlargest, 0) for place in places])  # [4, O, P Q B]
+    dcell = in_memory(dcell).reshape(4 * features, -1)
+    dmatrix = _times_transposed(dcell, windows)  # [4 O, 36 C]
+    dwindows = in_memory(matrix.T @ dcell)  # [36 C, P Q B]
+    dx = _scatter_windows(dwindows.reshape(windows.shape[0], rows, columns, -1))
+    return dx, _four_kernels_transposed(dmatrix), dlargest.sum(1)
 
 
 conv_pool_relu_fast.defvjp(_conv_pool_relu_forward, _conv_pool_relu_backward)
@@ -115,11 +106,7 @@ def _four_kernels(kernel: jax.Array) -> jax.Array:
     """`[5, 5, C, O]` to `[4*O, 36*C]`: the kernel at each place of the 2x2 cell."""
     features = kernel.shape[-1]
     placed = jnp.stack(
-        [
-            jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
-            for i in (0, 1)
-            for j in (0, 1)
-        ]
+        [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
     )  # [4, 6, 6, C, O]
     return placed.transpose(0, 4, 1, 2, 3).reshape(4 * features, -1)
 
@@ -153,9 +140,9 @@ def _scatter_windows(dwindows: jax.Array) -> jax.Array:
         for a in range(3)
         for b in range(3)
     ]
-    parity = _in_memory(sum(shifted))  # [s, t, C, P + 2, Q + 2, B]
+    parity = in_memory(sum(shifted))  # [s, t, C, P + 2, Q + 2, B]
     image = parity.transpose(2, 3, 0, 4, 1, 5)  # [C, P + 2, s, Q + 2, t, B]
-    return _in_memory(image).reshape(-1, 2 * rows + 4, 2 * columns + 4, batch)
+    return in_memory(image).reshape(-1, 2 * rows + 4, 2 * columns + 4, batch)
 
 
 # The residual block's 3x3 convolution.
@@ -176,9 +163,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def conv3x3_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same function from the stock operation; see `conv3x3`."""
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_CHWB
-    )
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_CHWB)
 
 
 def conv3x3_fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -198,26 +183,26 @@ def _conv3x3_many(x, kernel):
 
 def _conv3x3_forward(x, kernel):
     channels, height, width, batch = x.shape
-    padded = _in_memory(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    padded = in_memory(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
     windows = _gather_rows(padded, _neighbour_rows(channels, height, width))  # [9 C, H W B]
-    matrix = _in_memory(kernel.reshape(9 * channels, -1).T)  # [O, 9 C]
-    y = _in_memory(matrix @ windows)  # [O, H W B]
+    matrix = in_memory(kernel.reshape(9 * channels, -1).T)  # [O, 9 C]
+    y = in_memory(matrix @ windows)  # [O, H W B]
     return y.reshape(-1, height, width, batch), (matrix, windows)
 
 
 def _conv3x3_backward(residuals, dy):
     matrix, windows = residuals
     features, height, width, batch = dy.shape
-    dy = _in_memory(dy).reshape(features, -1)
+    dy = in_memory(dy).reshape(features, -1)
     dkernel = _times_transposed(windows, dy)  # [9 C, O]
-    dwindows = _in_memory(matrix.T @ dy).reshape(3, 3, -1, height, width, batch)
+    dwindows = in_memory(matrix.T @ dy).reshape(3, 3, -1, height, width, batch)
     zero = jnp.zeros((), dy.dtype)
     dx = sum(
         lax.pad(dwindows[a, b], zero, ((0, 0, 0), (a - 1, 1 - a, 0), (b - 1, 1 - b, 0), (0, 0, 0)))
         for a in range(3)
         for b in range(3)
     )
-    return _in_memory(dx), dkernel.reshape(3, 3, -1, features)
+    return in_memory(dx), dkernel.reshape(3, 3, -1, features)
 
 
 _conv3x3_many.defvjp(_conv3x3_forward, _conv3x3_backward)
@@ -237,15 +222,9 @@ def _neighbour_rows(channels: int, height: int, width: int) -> np.ndarray:
 
 def _gather_rows(x: jax.Array, rows: np.ndarray) -> jax.Array:
     """Windows `[K, P*Q*B]` from images `[C, H, W, B]`: row copies, each of `B` numbers."""
-    flat = _in_memory(x).reshape(-1, x.shape[-1])  # [C H W, B]
+    flat = in_memory(x).reshape(-1, x.shape[-1])  # [C H W, B]
     copied = flat.at[rows.reshape(-1)].get(mode="promise_in_bounds")  # [K P Q, B]
-    return _in_memory(copied).reshape(rows.shape[0], -1)
-
-
-def _halves(x: jax.Array) -> list[jax.Array]:
-    """`x` cut in two along the batch, so that XLA has two independent chains for two threads."""
-    middle = x.shape[-1] // 2
-    return [x[..., :middle], x[..., middle:]] if middle else [x]
+    return in_memory(copied).reshape(rows.shape[0], -1)
 
 
 def _times_transposed(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import chex
 import flax.linen as nn
 import jax
 
+from mnist_jax.kernels import in_memory
 from mnist_jax.layers import BatchNorm, Conv3x3, ConvPoolReLU, Dense
 
 Placement = Literal["none", "before_fc1", "after_fc1"]
@@ -51,7 +52,7 @@ class LeNet(nn.Module):
         x = ConvPoolReLU(16, name="conv2")(x)  # [16, 4, 4, B]
         if self.placement == "before_fc1":
             x = ResidualBlock(self.axis_name, name="resnet_block")(x, train=train)
-        x = x.reshape(256, -1).T  # [B, 256], channel by channel as in PyTorch
+        x = in_memory(x.reshape(256, -1).T)  # [B, 256], channel by channel as in PyTorch
         x = nn.relu(Dense(120, name="fc1")(x))  # [B, 120]
         if self.placement == "after_fc1":
             x = x.T[:, None, None]  # [120, 1, 1, B]

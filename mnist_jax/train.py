@@ -185,7 +185,5 @@ def evaluate(
     std: float,
 ) -> Metrics:
     """The sums over a whole split, see `predict`."""
-    logits = predict(
-        state, split.images, model=model, batch_size=batch_size, mean=mean, std=std
-    )
+    logits = predict(state, split.images, model=model, batch_size=batch_size, mean=mean, std=std)
     return metrics.of_batch(logits, split.labels)
