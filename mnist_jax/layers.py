@@ -103,7 +103,7 @@ class BatchNorm(nn.Module):
             count = flat.shape[1] * shards
             if count == 1:
                 raise ValueError(
-                    f"batch normalisation needs more than one value a channel to train; got {x.shape}"
+                    f"batch normalisation cannot train on one value a channel, got shape {x.shape}"
                 )
             batch_mean = self._reduce(flat.mean(1))  # [C]
             batch_var = self._reduce(jnp.square(flat - batch_mean[:, None]).mean(1))  # [C]

@@ -1,10 +1,13 @@
 """The report's networks: LeNet, and LeNet with a residual block before or after fc1."""
 
-from typing import Literal, get_args
+import functools
+import math
+from typing import Literal, NamedTuple, get_args
 
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from mnist_jax.kernels import in_memory
 from mnist_jax.layers import BatchNorm, Conv3x3, ConvPoolReLU, Dense
@@ -60,3 +63,44 @@ class LeNet(nn.Module):
             x = x[:, 0, 0].T  # [B, 120]
         x = nn.relu(Dense(84, name="fc2")(x))  # [B, 84]
         return Dense(10, name="fc3")(x)  # [B, 10]
+
+
+class Layer(NamedTuple):
+    """One row of a network's summary."""
+
+    name: str
+    shape: tuple[int, ...]  # of its output for one image
+    parameters: int
+    multiply_adds: int  # for one image, the products of its convolution or dense layer
+
+
+def summary(placement: Placement) -> list[Layer]:
+    """The layers of a network in the order in which they compute."""
+    calls = []
+
+    def record(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            calls.append((context.module.path, output.shape))
+        return output
+
+    with nn.intercept_methods(record):
+        params = jax.eval_shape(
+            lambda key: LeNet(placement).init(key, jnp.zeros((1, 28, 28, 1)), train=False),
+            jax.random.key(0),
+        )["params"]
+    return [
+        _layer(path, shape, functools.reduce(lambda tree, name: tree[name], path, params))
+        for path, shape in calls
+        if path and path[-1] != "resnet_block"
+    ]
+
+
+def _layer(path, shape, params) -> Layer:
+    shape = shape[1:] if len(shape) == 2 else shape[:3]  # [1, F] or [C, H, W, 1]: no batch
+    places = math.prod(shape[1:])  # where a kernel is applied
+    if path in (("conv1",), ("conv2",)):
+        places *= 4  # before pooling
+    products = params["kernel"].size * places if "kernel" in params else 0
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return Layer("/".join(path), shape, size, products)

@@ -3,7 +3,6 @@
 `B` is the batch size and `N` the number of examples of a split.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -187,3 +186,50 @@ def evaluate(
     """The sums over a whole split, see `predict`."""
     logits = predict(state, split.images, model=model, batch_size=batch_size, mean=mean, std=std)
     return metrics.of_batch(logits, split.labels)
+
+
+_SETTINGS = ("model", "batch_size", "mean", "std")
+_train_epoch = jax.jit(train_epoch, static_argnames=(*_SETTINGS, "tx"))
+_evaluate = jax.jit(evaluate, static_argnames=_SETTINGS)
+
+
+def fit(
+    state: TrainState,
+    train: Split,
+    test: Split,
+    key: chex.PRNGKey,
+    *,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    mean: float,
+    std: float,
+    test_batch_size: int = 500,
+) -> Iterator[Epoch]:
+    """Trains for some epochs and yields after each one.
+
+    Args:
+      state: where to start.
+      train: the split to train on; give it as device arrays.
+      test: the split to evaluate on.
+      key: of the order of the examples, see `epoch_order`.
+      model: see `train_step`.
+      tx: see `train_step`.
+      epochs: how many.
+      batch_size: see `train_epoch`.
+      mean: see `train_step`.
+      std: see `train_step`.
+      test_batch_size: changes the memory that evaluation takes, not its result.
+
+    Yields:
+      Each epoch with its state and metrics, when both are computed.
+    """
+    scale = {"mean": mean, "std": std}
+    for number in range(1, epochs + 1):
+        order = epoch_order(key, number, train.labels.shape[0])  # [N]
+        state, sums = _train_epoch(
+            state, train, order, model=model, tx=tx, batch_size=batch_size, **scale
+        )
+        tested = _evaluate(state, test, model=model, batch_size=test_batch_size, **scale)
+        yield jax.block_until_ready(Epoch(number, state, sums, tested))

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import json
 import logging
-import os
 import shutil
 import struct
 import subprocess
@@ -16,31 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import MIRROR
 from PIL import Image
 from test_sources import idx, made_up, write_originals
 
 from mnist_jax import data, sources
 from mnist_jax.data import DataError, load_mnist, normalise
-
-MIRROR = Path(
-    os.environ.get("MNIST_MIRROR") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
-)
-
-
-@pytest.fixture(scope="session")
-def mnist_dir(tmp_path_factory):
-    """A data directory with real MNIST, prepared once a session (about 15 s)."""
-    if not (MIRROR / sources.FILES["train_images"]).is_file():
-        pytest.skip("the original MNIST files are neither in MNIST_MIRROR nor in ../shared")
-    folder = tmp_path_factory.mktemp("tensorflow_datasets")
-    load_mnist(folder, MIRROR)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def mnist(mnist_dir):
-    """Real MNIST: train and test."""
-    return load_mnist(mnist_dir)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""The jobs around the library: configuration, command lines, files and figures."""

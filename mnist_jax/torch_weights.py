@@ -1,0 +1,216 @@
+"""PyTorch's `state_dict` of the report's networks, and the Flax variables of `model.LeNet`.
+
+Both hold the same numbers under two names. `C` is the number of channels of the residual block.
+
+    PyTorch                                       Flax
+    conv1.weight               [O, I, H, W]       params conv1 kernel             [H, W, I, O]
+    fc1.weight                 [O, I]             params fc1 kernel               [I, O]
+    fc1.bias                   [O]                params fc1 bias                 [O]
+    resnet_block.bn1.weight    [C]                params resnet_block bn1 scale   [C]
+    resnet_block.bn1.running_mean, running_var    batch_stats resnet_block bn1 mean, var
+
+So the way is a transposition and nothing else. fc1 needs no permutation of its 256 inputs, because
+`LeNet` flattens channel by channel, in PyTorch's order (C, H, W).
+
+PyTorch counts the training steps of a BatchNorm layer in `num_batches_tracked`. The layer does not
+use the number as long as its momentum is set, and our variables do not have it.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError
+
+from mnist_jax.model import Placement
+
+# PyTorch's name of a tensor to its collection and name in Flax; for `weight` see `_flax_path`.
+_FLAX_NAMES = {
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+_COUNTER = "num_batches_tracked"
+
+
+def shapes(placement: Placement) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each entry of PyTorch's `state_dict`, in PyTorch's order."""
+    modules = {
+        "conv1": {"weight": (6, 1, 5, 5), "bias": (6,)},
+        "conv2": {"weight": (16, 6, 5, 5), "bias": (16,)},
+    }
+    if placement == "before_fc1":
+        modules |= _block_shapes(16)
+    modules["fc1"] = {"weight": (120, 256), "bias": (120,)}
+    if placement == "after_fc1":
+        modules |= _block_shapes(120)
+    modules["fc2"] = {"weight": (84, 120), "bias": (84,)}
+    modules["fc3"] = {"weight": (10, 84), "bias": (10,)}
+    return {
+        f"{module}.{tensor}": shape
+        for module, tensors in modules.items()
+        for tensor, shape in tensors.items()
+    }
+
+
+def _block_shapes(channels: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    vectors = ("weight", "bias", "running_mean", "running_var")
+    conv = {"weight": (channels, channels, 3, 3)}
+    norm = dict.fromkeys(vectors, (channels,)) | {_COUNTER: ()}
+    modules = {"conv1": conv, "bn1": norm, "conv2": conv, "bn2": norm}
+    return {f"resnet_block.{name}": tensors for name, tensors in modules.items()}
+
+
+def to_torch(variables: chex.ArrayTree, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
+    """The variables of a `LeNet` as PyTorch's `state_dict`, in PyTorch's order.
+
+    Args:
+      variables: `params` and `batch_stats` of any placement.
+      num_batches_tracked: training steps so far; what PyTorch's BatchNorm would have counted.
+
+    Returns:
+      Contiguous arrays of the variables' own dtype, the counters int64.
+    """
+    placement = _placement(variables["params"])
+    state_dict = {}
+    for name, shape in shapes(placement).items():
+        if name.endswith(_COUNTER):
+            state_dict[name] = np.asarray(num_batches_tracked, np.int64)
+        else:
+            collection, *path = _flax_path(name, len(shape))
+            leaf = variables[collection]
+            for key in path:
+                leaf = leaf[key]
+            # Contiguous, because safetensors writes the memory as it lies.
+            state_dict[name] = np.ascontiguousarray(_to_torch_axes(np.asarray(leaf)))
+    return state_dict
+
+
+def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dict[str, Any]:
+    """PyTorch's `state_dict` as the variables of `LeNet(placement)`, bit by bit.
+
+    Args:
+      state_dict: arrays or CPU tensors, all float32 or float64. The value of a
+        `num_batches_tracked` is ignored, and it may be missing: files of PyTorch before 0.4.1 do
+        not have it, and PyTorch reads them too.
+      placement: of the network they must fit.
+
+    Returns:
+      `params` and `batch_stats`, the latter `{}` for placement none, as numpy arrays.
+
+    Raises:
+      ValueError: listing every entry that is missing, unexpected, or not of the right shape or
+        dtype.
+    """
+    expected = shapes(placement)
+    arrays = {name: np.asarray(value) for name, value in state_dict.items()}
+    if errors := _errors(arrays, expected):
+        raise ValueError(f"not the weights of placement {placement}: {'; '.join(errors)}")
+
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name, shape in expected.items():
+        if not name.endswith(_COUNTER):
+            *path, last = _flax_path(name, len(shape))
+            branch = variables
+            for key in path:
+                branch = branch.setdefault(key, {})
+            # A copy, because a PyTorch model trains in the memory its state_dict shows.
+            branch[last] = np.array(_from_torch_axes(arrays[name]), order="C")
+    return variables
+
+
+def save(
+    path: str | os.PathLike[str], variables: chex.ArrayTree, num_batches_tracked: int = 0
+) -> None:
+    """Writes `to_torch` of the variables as a .safetensors file; see there for the arguments.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    Path(path).write_bytes(safetensors.numpy.save(to_torch(variables, num_batches_tracked)))
+
+
+def load(path: str | os.PathLike[str], placement: Placement) -> dict[str, Any]:
+    """Reads what `save` or a PyTorch user wrote, as the variables of `LeNet(placement)`.
+
+    Args:
+      path: a .safetensors file.
+      placement: of the network it must fit.
+
+    Returns:
+      As `from_torch`, but device arrays: float64 becomes float32 unless `jax_enable_x64` is set.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: one line, naming the file: it is no .safetensors file, damaged, or of another
+        network.
+    """
+    content = Path(path).read_bytes()
+    try:
+        state_dict = safetensors.numpy.load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a .safetensors file, or damaged: {error}") from error
+    except KeyError as error:  # a dtype that numpy does not have, as BF16
+        raise ValueError(f"{path}: must be float32 or float64, not {error.args[0]}") from error
+    try:
+        return jax.tree.map(jnp.asarray, from_torch(state_dict, placement))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _placement(params: Mapping[str, Any]) -> Placement:
+    """The placement that a network's parameters reveal by the size of their block."""
+    if "resnet_block" not in params:
+        return "none"
+    channels = params["resnet_block"]["bn1"]["bias"].shape[0]
+    return "before_fc1" if channels == 16 else "after_fc1"
+
+
+def _flax_path(name: str, rank: int) -> tuple[str, ...]:
+    """`conv1.weight` to `("params", "conv1", "kernel")`, and so on."""
+    *modules, tensor = name.split(".")
+    # The only weight that is a vector is BatchNorm's.
+    weight = ("params", "kernel" if rank > 1 else "scale")
+    collection, leaf = _FLAX_NAMES.get(tensor, weight)
+    return (collection, *modules, leaf)
+
+
+def _to_torch_axes(array: np.ndarray) -> np.ndarray:
+    """`[H, W, I, O]` to `[O, I, H, W]`, `[I, O]` to `[O, I]`; a vector stays."""
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def _from_torch_axes(array: np.ndarray) -> np.ndarray:
+    """The inverse of `_to_torch_axes`."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _errors(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What is wrong with a `state_dict`, one line for each kind of error."""
+    missing = [name for name in expected if name not in arrays and not name.endswith(_COUNTER)]
+    unexpected = [name for name in arrays if name not in expected]
+    known = {name: array for name, array in arrays.items() if name in expected}
+    misshapen = [
+        f"{name} {list(array.shape)} instead of {list(expected[name])}"
+        for name, array in known.items()
+        if array.shape != expected[name]
+    ]
+    # One dtype for all: training computes in that of the parameters.
+    floats = {n: array.dtype for n, array in known.items() if not n.endswith(_COUNTER)}
+    wrong = [f"{name} {dtype}" for name, dtype in floats.items() if dtype.char not in "fd"]
+    mixed = [] if wrong or len(set(floats.values())) < 2 else ["float32 beside float64"]
+    kinds = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": misshapen,
+        "neither float32 nor float64": wrong,
+        "of two precisions": mixed,
+    }
+    return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]

@@ -1,0 +1,243 @@
+"""Each kernel's fast form against its reference form: values, gradients, transformations.
+
+Small integers make float32 exact. Both forms must then agree to the last bit, ties included; with
+random numbers the tests allow for rounding.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnist_jax import kernels
+
+BATCHES = [1, 2, 32, 64, 100]
+POOL_SHAPES = {  # (C, H, W, O)
+    "conv1": (1, 28, 28, 6),
+    "conv2": (6, 12, 12, 16),
+    "odd": (3, 8, 10, 5),
+    "smallest": (1, 6, 6, 1),
+}
+BLOCK_SHAPES = {  # (C, H, W, O)
+    "before_fc1": (16, 4, 4, 16),
+    "after_fc1": (120, 1, 1, 120),
+    "odd": (3, 5, 2, 7),
+    "odd 1x1": (5, 1, 1, 3),
+}
+POOL = (kernels.conv_pool_relu_fast, kernels.conv_pool_relu_reference)
+BLOCK = (kernels.conv3x3_fast, kernels.conv3x3_reference)
+
+
+def integers(rng, *shape):
+    return rng.integers(-4, 5, shape).astype(np.float32)
+
+
+def normal(rng, *shape):
+    return rng.normal(size=shape)
+
+
+def pool_inputs(draw, shape, batch, *lead):
+    """Input, kernel, bias and the gradient of the result."""
+    rng = np.random.default_rng(batch)
+    c, h, w, o = shape
+    shapes = (c, h, w, batch), (5, 5, c, o), (o,), (o, (h - 4) // 2, (w - 4) // 2, batch)
+    return [draw(rng, *lead, *s) for s in shapes]
+
+
+def block_inputs(draw, shape, batch, *lead):
+    """Input, kernel and the gradient of the result."""
+    rng = np.random.default_rng(batch)
+    c, h, w, o = shape
+    return [draw(rng, *lead, *s) for s in ((c, h, w, batch), (3, 3, c, o), (o, h, w, batch))]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(form, *inputs_and_dy):
+    *inputs, dy = inputs_and_dy
+    y, vjp = jax.vjp(form, *inputs)
+    return y, *vjp(dy)
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def assert_close(found, expected, relative):
+    """Within `relative` of the largest element: sums of many terms cancel in the small ones."""
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * np.abs(b).max())
+
+
+# A product of K terms, K up to 1080 here, in another order: some times float32's 6e-8.
+ROUNDING = 2e-6
+
+sizes = pytest.mark.parametrize(
+    "shape, batch", [("odd", b) for b in BATCHES] + [("conv1", 64), ("conv2", 100), ("smallest", 1)]
+)
+block_sizes = pytest.mark.parametrize(
+    "shape, batch",
+    [("odd", b) for b in BATCHES]
+    + [("odd 1x1", b) for b in BATCHES]
+    + [("before_fc1", 64), ("after_fc1", 32)],
+)
+
+
+@sizes
+def test_pooling_stage_on_integers_is_the_reference_to_the_last_bit(shape, batch):
+    inputs = pool_inputs(integers, POOL_SHAPES[shape], batch)
+    fast, reference = (value_and_gradients(form, *inputs) for form in POOL)
+    assert_equal(fast, reference)
+    assert all(np.any(array) for array in reference)
+
+
+@sizes
+def test_pooling_stage_in_float32(shape, batch):
+    # Values only: where two pooled values nearly tie, rounding decides which takes the gradient.
+    *inputs, _ = (x.astype(np.float32) for x in pool_inputs(normal, POOL_SHAPES[shape], batch))
+    fast, reference = ([jax.jit(form)(*inputs)] for form in POOL)
+    assert_close(fast, reference, ROUNDING)
+
+
+@sizes
+def test_pooling_stage_in_float64(shape, batch):
+    with jax.enable_x64(True):
+        inputs = pool_inputs(normal, POOL_SHAPES[shape], batch)
+        fast, reference = (value_and_gradients(form, *inputs) for form in POOL)
+        assert reference[0].dtype == np.float64
+        assert_close(fast, reference, 1e-12)
+
+
+@block_sizes
+def test_3x3_in_float32(shape, batch):
+    inputs = [x.astype(np.float32) for x in block_inputs(normal, BLOCK_SHAPES[shape], batch)]
+    fast, reference = (value_and_gradients(form, *inputs) for form in BLOCK)
+    assert_close(fast, reference, ROUNDING)
+
+
+@block_sizes
+def test_3x3_in_float64(shape, batch):
+    with jax.enable_x64(True):
+        inputs = block_inputs(normal, BLOCK_SHAPES[shape], batch)
+        fast, reference = (value_and_gradients(form, *inputs) for form in BLOCK)
+        assert reference[0].dtype == np.float64
+        assert_close(fast, reference, 1e-12)
+
+
+@pytest.mark.parametrize("form", POOL)
+def test_first_of_equal_maxima_takes_the_gradient(form):
+    # A kernel that copies its first pixel makes the 2x2 corner of the image the only pooled cell.
+    cells = np.array(list(itertools.product([0, 1], repeat=4)), np.float32)  # [B, 4]
+    x = np.zeros((1, 6, 6, len(cells)), np.float32)
+    x[0, :2, :2] = cells.T.reshape(2, 2, -1)
+    kernel = np.zeros((5, 5, 1, 1), np.float32)
+    kernel[0, 0] = 1
+    bias = np.ones(1, np.float32)
+    dy = np.full((1, 1, 1, len(cells)), 3, np.float32)
+    _, dx, _, _ = value_and_gradients(form, x, kernel, bias, dy)
+    expected = np.zeros_like(x)
+    for image, place in enumerate(cells.argmax(1)):  # argmax is the first, too
+        expected[0, place // 2, place % 2, image] = 3
+    np.testing.assert_array_equal(dx, expected)
+
+
+@pytest.mark.parametrize("form", POOL)
+def test_relu_at_zero_passes_no_gradient(form):
+    x, kernel = np.ones((1, 6, 6, 1), np.float32), np.ones((5, 5, 1, 1), np.float32)
+    dy = np.ones((1, 1, 1, 1), np.float32)
+    for bias, live in ((-25, False), (-24, True)):
+        _, *gradients = value_and_gradients(form, x, kernel, np.full(1, bias, np.float32), dy)
+        assert [bool(np.any(gradient)) for gradient in gradients] == [live] * 3
+
+
+@pytest.mark.parametrize("form", BLOCK)
+def test_dead_taps_on_one_pixel_have_exactly_zero_gradient(form):
+    _, _, dkernel = value_and_gradients(
+        form, *(x.astype(np.float32) for x in block_inputs(normal, (120, 1, 1, 120), 64))
+    )
+    live = np.zeros((3, 3), bool)
+    live[1, 1] = True
+    assert np.all(dkernel[live] != 0)
+    assert np.all(dkernel[~live] == 0)
+
+
+@pytest.mark.parametrize("form", BLOCK)
+def test_no_tap_is_dead_on_more_pixels(form):
+    _, _, dkernel = value_and_gradients(
+        form, *(x.astype(np.float32) for x in block_inputs(normal, (16, 4, 4, 16), 2))
+    )
+    assert np.all(dkernel != 0)
+
+
+@pytest.mark.parametrize(
+    "chosen, forms, inputs",
+    [
+        (kernels.conv_pool_relu, POOL, pool_inputs(integers, (3, 8, 10, 5), 32)),
+        (kernels.conv3x3, BLOCK, block_inputs(integers, (3, 5, 2, 7), 32)),
+        (kernels.conv3x3, BLOCK, block_inputs(integers, (5, 1, 1, 3), 32)),
+    ],
+)
+def test_the_form_chosen_by_platform_equals_both(chosen, forms, inputs):
+    found = value_and_gradients(chosen, *inputs)
+    for form in forms:
+        assert_equal(found, value_and_gradients(form, *inputs))
+
+
+@pytest.mark.parametrize(
+    "chosen, reference, inputs",
+    [
+        (kernels.conv_pool_relu, POOL[1], pool_inputs(integers, (3, 8, 10, 5), 2)),
+        (kernels.conv3x3, BLOCK[1], block_inputs(integers, (3, 5, 2, 7), 2)),
+        (kernels.conv3x3, BLOCK[1], block_inputs(integers, (5, 1, 1, 3), 2)),
+    ],
+)
+def test_on_cpu_nothing_is_a_convolution_or_a_scatter(chosen, reference, inputs):
+    def convolutions_and_scatters(form):
+        program = value_and_gradients.trace(form, *inputs).lower(lowering_platforms=("cpu",))
+        return [word for word in ("stablehlo.convolution", "scatter") if word in program.as_text()]
+
+    assert convolutions_and_scatters(chosen) == []
+    assert "stablehlo.convolution" in convolutions_and_scatters(reference)
+
+
+@pytest.mark.parametrize(
+    "form, inputs",
+    [
+        (kernels.conv_pool_relu_fast, pool_inputs(integers, (3, 8, 10, 5), 2, 3)),
+        (kernels.conv3x3_fast, block_inputs(integers, (3, 5, 2, 7), 2, 3)),
+        (kernels.conv3x3_fast, block_inputs(integers, (5, 1, 1, 3), 2, 3)),
+    ],
+)
+class TestTransformations:
+    """Three problems at once; each array has a leading axis of 3."""
+
+    @pytest.fixture
+    def expected(self, form, inputs):
+        one_by_one = [value_and_gradients(form, *(x[i] for x in inputs)) for i in range(3)]
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *one_by_one)
+
+    def test_no_jit(self, form, inputs, expected):
+        *inputs, dy = (jnp.asarray(x[0]) for x in inputs)
+        y, vjp = jax.vjp(form, *inputs)
+        assert_equal((y, *vjp(dy)), tuple(array[0] for array in expected))
+
+    def test_vmap(self, form, inputs, expected):
+        assert_equal(jax.vmap(functools.partial(value_and_gradients, form))(*inputs), expected)
+
+    def test_vmap_over_the_images_alone(self, form, inputs, expected):
+        del expected
+        x, *rest = inputs
+        *weights, dy = (array[0] for array in rest)
+        found = jax.vmap(lambda x: value_and_gradients(form, x, *weights, dy))(x)
+        each = [value_and_gradients(form, image, *weights, dy) for image in x]
+        assert_equal(found, jax.tree.map(lambda *arrays: np.stack(arrays), *each))
+
+    def test_scan(self, form, inputs, expected):
+        def step(carry, inputs):
+            return carry, value_and_gradients(form, *inputs)
+
+        _, found = jax.jit(lambda *inputs: jax.lax.scan(step, None, inputs))(*inputs)
+        assert_equal(found, expected)

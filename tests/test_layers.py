@@ -1,0 +1,155 @@
+"""The layers against PyTorch's rules, written out in numpy."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mnist_jax import layers
+
+SHAPE = (3, 4, 5, 6)  # [C, H, W, B]
+
+
+@pytest.mark.parametrize(
+    "layer, shape, fan_in",
+    [
+        (layers.ConvPoolReLU(200), (3, 6, 6, 2), 5 * 5 * 3),
+        (layers.Conv3x3(), (24, 2, 2, 2), 3 * 3 * 24),
+        (layers.Dense(600), (2, 50), 50),
+    ],
+)
+def test_initial_values_are_uniform_in_the_bound(layer, shape, fan_in):
+    params = jax.jit(layer.init)(jax.random.key(0), jnp.zeros(shape))["params"]
+    bound = fan_in**-0.5
+    uniform = stats.uniform(-bound, 2 * bound)
+    for name, values in params.items():
+        assert np.abs(values).max() <= bound, name
+        assert stats.kstest(np.ravel(values), uniform.cdf).pvalue > 0.01, name
+
+
+def test_weights_and_biases_are_drawn_apart():
+    a, b = (jax.jit(layers.Dense(1).init)(jax.random.key(k), jnp.zeros((1, 1))) for k in (0, 1))
+    assert len({float(x.sum()) for x in jax.tree.leaves((a, b))}) == 4
+
+
+def test_dense():
+    x, kernel, bias = (np.random.default_rng(0).normal(size=s) for s in ((4, 3), (3, 2), (2,)))
+    with jax.enable_x64(True):
+        y = layers.Dense(2).apply({"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x))
+    np.testing.assert_allclose(y, np.einsum("bi,io->bo", x, kernel) + bias[None], rtol=1e-12)
+
+
+class TestBatchNorm:
+    """`x` is [C, H, W, B]; everything is per channel."""
+
+    scale = np.array([0.5, 1, 2])
+    bias = np.array([0, 1, -1.0])
+
+    def batch(self, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return rng.normal([[[[3]]], [[[-2]]], [[[0]]]], [[[[1]]], [[[2]]], [[[5]]]], SHAPE)
+
+    def variables(self, mean, var):
+        return {
+            "params": {"scale": jnp.asarray(self.scale), "bias": jnp.asarray(self.bias)},
+            "batch_stats": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)},
+        }
+
+    def normalised(self, x, mean, var):
+        mean, var, scale, bias = (
+            v[:, None, None, None] for v in (mean, var, self.scale, self.bias)
+        )
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    def test_starts_as_the_identity(self):
+        x = jnp.asarray(self.batch(0), jnp.float32)
+        variables = layers.BatchNorm().init(jax.random.key(0), x, train=True)
+        expected = {
+            "params": {"scale": np.ones(3), "bias": np.zeros(3)},
+            "batch_stats": {"mean": np.zeros(3), "var": np.ones(3)},
+        }
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+    def test_training_uses_the_biased_variance_and_keeps_the_unbiased_one(self):
+        mean, var = np.zeros(3), np.ones(3)
+        with jax.enable_x64(True):
+            variables = self.variables(mean, var)
+            for seed in range(3):
+                x = self.batch(seed)
+                y, updates = layers.BatchNorm().apply(
+                    variables, jnp.asarray(x), train=True, mutable=["batch_stats"]
+                )
+                biased = x.var((1, 2, 3))
+                expected = self.normalised(x, x.mean((1, 2, 3)), biased)
+                np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
+                mean = 0.9 * mean + 0.1 * x.mean((1, 2, 3))
+                var = 0.9 * var + 0.1 * x.var((1, 2, 3), ddof=1)
+                running = updates["batch_stats"]
+                np.testing.assert_allclose(running["mean"], mean, rtol=1e-12)
+                np.testing.assert_allclose(running["var"], var, rtol=1e-12)
+                variables |= updates
+
+    def test_evaluation_uses_the_running_statistics_and_leaves_them(self):
+        mean, var = np.array([1, 2, 3.0]), np.array([0.5, 4, 9])
+        x = self.batch(0)
+        with jax.enable_x64(True):
+            y, updates = layers.BatchNorm().apply(
+                self.variables(mean, var), jnp.asarray(x), train=False, mutable=["batch_stats"]
+            )
+        np.testing.assert_allclose(y, self.normalised(x, mean, var), rtol=1e-10, atol=1e-12)
+        np.testing.assert_array_equal(updates["batch_stats"]["mean"], mean)
+        np.testing.assert_array_equal(updates["batch_stats"]["var"], var)
+
+    def test_variance_survives_a_large_mean(self):
+        # The mean of the squares less the square of the mean would lose all digits here.
+        x = jnp.asarray(self.batch(0) + 10_000, jnp.float32)
+        variables = jax.tree.map(
+            lambda v: v.astype(jnp.float32), self.variables([0.0] * 3, 3 * [1.0])
+        )
+        _, updates = layers.BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+        expected = 0.9 + 0.1 * np.asarray(x, np.float64).var((1, 2, 3), ddof=1)
+        np.testing.assert_allclose(updates["batch_stats"]["var"], expected, rtol=1e-3)
+
+    def test_one_value_a_channel_cannot_be_trained_on(self):
+        layer = layers.BatchNorm()
+        one = jnp.ones((3, 1, 1, 1))
+        variables = layer.init(jax.random.key(0), one, train=False)
+        with pytest.raises(ValueError, match=r"more than one value a channel.*\(3, 1, 1, 1\)"):
+            layer.apply(variables, one, train=True, mutable=["batch_stats"])
+        assert layer.apply(variables, one, train=False).shape == one.shape
+        for shape in ((3, 1, 1, 2), (3, 1, 2, 1)):
+            layer.apply(variables, jnp.ones(shape), train=True, mutable=["batch_stats"])
+
+    def test_a_batch_split_over_an_axis_is_one_batch(self):
+        def loss(variables, x, dy, layer):
+            y, updates = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+            return (y * dy).sum(), (y, updates)
+
+        def shards(array):
+            return jnp.stack(jnp.split(array, 3, axis=-1))
+
+        with jax.enable_x64(True):
+            variables = self.variables(np.zeros(3), np.ones(3))
+            x, dy = jnp.asarray(self.batch(0)), jnp.asarray(self.batch(1))
+            gradient = jax.grad(loss, argnums=1, has_aux=True)
+            dx, (y, updates) = gradient(variables, x, dy, layers.BatchNorm())
+            split = jax.vmap(gradient, in_axes=(None, 0, 0, None), axis_name="batch")
+            found_dx, (found_y, found) = split(
+                variables, shards(x), shards(dy), layers.BatchNorm("batch")
+            )
+            np.testing.assert_allclose(found_y, shards(y), rtol=1e-10)
+            np.testing.assert_allclose(found_dx, shards(dx), atol=1e-12)
+            for leaf, expected in zip(
+                jax.tree.leaves(found), jax.tree.leaves(updates), strict=True
+            ):
+                np.testing.assert_allclose(leaf, np.stack([expected] * 3), rtol=1e-12)
+
+
+def test_layers_have_no_state_but_batch_norm():
+    modules = [layers.ConvPoolReLU(2), layers.Conv3x3(), layers.Dense(2)]
+    shapes = [(1, 6, 6, 1), (1, 2, 2, 1), (1, 2)]
+    for module, shape in zip(modules, shapes, strict=True):
+        assert isinstance(module, nn.Module)
+        assert set(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape))) == {"params"}
