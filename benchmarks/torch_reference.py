@@ -174,11 +174,11 @@ def activations(model: LeNet, images: torch.Tensor) -> dict[str, np.ndarray]:
 
         return hook
 
-    names = {"conv1", "conv2", "resnet_block.shortcut", ""}
+    left_out = {"conv1", "conv2", "resnet_block.shortcut", ""}
     handles = [
         module.register_forward_hook(keep(name))
         for name, module in model.named_modules()
-        if name not in names
+        if name not in left_out
     ]
     try:
         model(images)

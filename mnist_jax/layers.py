@@ -67,7 +67,7 @@ class Dense(nn.Module):
         init = torch_uniform(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features), x.dtype)
         bias = self.param("bias", init, (self.features,), x.dtype)
-        return x @ kernel + bias
+        return x @ kernel + bias[None]
 
 
 class BatchNorm(nn.Module):

@@ -196,7 +196,7 @@ def _errors(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, 
     """What is wrong with a `state_dict`, one line for each kind of error."""
     missing = [name for name in expected if name not in arrays and not name.endswith(_COUNTER)]
     unexpected = [name for name in arrays if name not in expected]
-    known = {name: array for name, array in arrays.items() if name in expected}
+    known = {name: arrays[name] for name in expected if name in arrays}
     misshapen = [
         f"{name} {list(array.shape)} instead of {list(expected[name])}"
         for name, array in known.items()

@@ -7,17 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-import mnist_jax  # noqa: F401  # before jax: it sets XLA's flags
 from mnist_jax import sources
 from mnist_jax.data import Split, load_mnist
 
 jax.config.update("jax_num_cpu_devices", 4)  # for test_parallel.py; before the backend starts
+jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_legacy_prng_key", "error")
 jax.config.update("jax_debug_key_reuse", True)
-# Two are left out. `jax_numpy_rank_promotion`: "raise" refuses one line of ours, the bias that
-# `layers.Dense` adds to [B, features]; nothing of flax or optax. `jax_check_tracer_leaks` makes
-# every compilation three times as long; test_train.py checks one epoch.
+# `jax_check_tracer_leaks` traces everything anew and would make the suite three times as long;
+# test_train.py checks one epoch with it.
 
 MIRROR = Path(
     os.environ.get("MNIST_MIRROR") or Path(__file__).parents[2] / "shared" / "data" / "mnist"

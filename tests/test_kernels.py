@@ -94,7 +94,7 @@ def test_pooling_stage_on_integers_is_the_reference_to_the_last_bit(shape, batch
     assert all(np.any(array) for array in reference)
 
 
-@sizes
+@pytest.mark.parametrize("shape, batch", [("odd", 1), ("conv1", 64), ("conv2", 100)])
 def test_pooling_stage_in_float32(shape, batch):
     # Values only: where two pooled values nearly tie, rounding decides which takes the gradient.
     *inputs, _ = (x.astype(np.float32) for x in pool_inputs(normal, POOL_SHAPES[shape], batch))

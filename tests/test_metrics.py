@@ -1,5 +1,7 @@
 """Sums that merge."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ def test_of_batch():
 def test_any_split_of_the_batch_gives_the_same_sums(cuts):
     bounds = [0, *cuts, 37]
     total = metrics.zero()
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         total += of(slice(start, stop))
     whole = of(slice(None))
     assert (total.correct, total.count) == (whole.correct, whole.count)

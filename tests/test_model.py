@@ -24,8 +24,8 @@ placements = pytest.mark.parametrize("placement", PLACEMENTS)
 
 @functools.cache
 def initialised(placement):
-    init = jax.jit(functools.partial(LeNet(placement).init, train=True))
-    return init(jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
+    init = jax.jit(functools.partial(LeNet(placement).init, train=False))
+    return init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
 
 
 def images(batch: int) -> jax.Array:
@@ -84,9 +84,10 @@ def test_wrong_image_shapes_raise(placement, shape):
 def test_the_block_is_relu_of_input_plus_branch(placement):
     c = CHANNELS[placement]
     x = jax.random.normal(jax.random.key(2), (c, 4, 4, 3))
-    variables = ResidualBlock().init(jax.random.key(0), x, train=False)
+    block = ResidualBlock()
+    variables = jax.jit(functools.partial(block.init, train=False))(jax.random.key(0), x)
     params = variables["params"] | {"bn2": {"scale": jnp.zeros(c), "bias": jnp.full(c, 0.25)}}
-    y = ResidualBlock().apply(variables | {"params": params}, x, train=False)
+    y = jax.jit(functools.partial(block.apply, train=False))(variables | {"params": params}, x)
     np.testing.assert_array_equal(y, np.maximum(np.asarray(x) + np.float32(0.25), 0))
 
 
