@@ -14,6 +14,7 @@ PyTorch: pip install -e '.[torch]'.
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -99,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("torch") is None:
         print("error: parity needs PyTorch: pip install -e '.[torch]'", file=sys.stderr)
         return 2
+    if config.json and not config.json.parent.is_dir():
+        print(f"error: --json must be in a directory that exists: {config.json}", file=sys.stderr)
+        return 2
     try:
         data = load_mnist(config.data_dir, config.mirror)
     except DataError as error:
@@ -114,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs = {"here": ours, "PyTorch": theirs, "PyTorch again": again}
     *_, last = ours  # the stage
     accuracies = {name: float(trace[last]["test accuracy"]) for name, trace in programs.items()}
-    worst = max(rows, key=lambda row: row.ours.absolute)
+    worst = max(rows, key=lambda row: np.nan_to_num(row.ours.absolute, nan=np.inf))
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(
@@ -131,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = {
             "config": asdict(config),
             "manifest": manifest(digests(*data)),
+            "torch": importlib.metadata.version("torch"),
             "test_accuracy_percent": accuracies,
             "rows": [
                 row._asdict() | {"ours": row.ours._asdict(), "torch": row.torch._asdict()}
@@ -339,7 +344,7 @@ def _cells(ours: Difference, torch: Difference) -> Iterator[str]:
 
 def _largest(differences: Sequence[Difference]) -> Difference:
     """The largest absolute and the largest relative difference, each on its own."""
-    return Difference(*(max(values) for values in zip(*differences, strict=True)))
+    return Difference(*(float(np.max(values)) for values in zip(*differences, strict=True)))
 
 
 if __name__ == "__main__":

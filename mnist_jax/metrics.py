@@ -39,7 +39,7 @@ def zero(dtype: jnp.dtype = jnp.float32) -> Metrics:
 def of_batch(logits: jax.Array, labels: jax.Array) -> Metrics:
     """The sums over one batch of logits `[B, 10]` with labels `[B]`."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
-    correct = (logits.argmax(-1) == labels).sum(dtype=jnp.int32)
+    correct = (logits.argmax(-1).astype(labels.dtype) == labels).sum(dtype=jnp.int32)
     return Metrics(loss, correct, jnp.int32(labels.shape[0]))
 
 

@@ -208,7 +208,7 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
 )
 def test_the_exit_status_says_whether_they_agree(apart, float64, status, small_data, monkeypatch):
     def trace(value):
-        arrays = {"fc1.bias": np.array([1.0, value]), "test accuracy": np.asarray(50.0)}
+        arrays = {"test accuracy": np.asarray(50.0), "fc1.bias": np.array([1.0, value])}
         return lambda *args, **kwargs: {"activations": arrays, "after step 9": arrays}
 
     monkeypatch.setattr(parity, "trace_ours", trace(2 + apart))
@@ -220,6 +220,11 @@ def test_parity_names_the_extra_that_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
     assert parity.main([]) == 2
     assert "pip install -e '.[torch]'" in capsys.readouterr().err
+
+
+def test_parity_refuses_a_place_that_is_not_there(tmp_path, capsys):
+    assert parity.main(["--json", str(tmp_path / "none" / "parity.json")]) == 2
+    assert "--json" in capsys.readouterr().err
 
 
 def test_the_library_and_parity_do_not_import_torch():
