@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -162,12 +163,14 @@ def run(config: Config, console: Console) -> int:
         size = train_split.labels.shape[0]
         if config.batch_size > size:
             _refuse("batch_size", f"at most {size}, the training split", config.batch_size)
+        if config.placement == "after_fc1" and 1 in (config.batch_size, size % config.batch_size):
+            _refuse("batch_size", "such that no batch has one image", config.batch_size)
 
         model = LeNet(config.placement)
         tx = optax.sgd(config.learning_rate, momentum=config.momentum or None)
         init_key, order_key = keys_of(config.seed)
         if config.init_from is None:
-            state = train.init_state(model, tx, init_key)
+            state = jax.jit(partial(train.init_state, model, tx))(init_key)
         else:
             state = train.start_from(_initial_weights(config), tx)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

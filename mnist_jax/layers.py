@@ -23,7 +23,8 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     bound = 1 / math.sqrt(fan_in)
 
     def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        # Drawn flat: on jaxlib 0.10.2 a draw of four dimensions compiles for ten seconds.
+        return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
 
     return initializer
 

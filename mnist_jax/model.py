@@ -48,7 +48,13 @@ class LeNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[B, 10]` of normalised images `[B, 28, 28, 1]`."""
+        """Logits `[B, 10]` of normalised images `[B, 28, 28, 1]`.
+
+        Raises:
+          ValueError: the placement is unknown, or in training the block sees one value a channel.
+        """
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement must be one of {PLACEMENTS}, not {self.placement!r}")
         chex.assert_shape(images, (None, 28, 28, 1))
         x = images.transpose(3, 1, 2, 0)  # [1, 28, 28, B]
         x = ConvPoolReLU(6, name="conv1")(x)  # [6, 12, 12, B]

@@ -113,6 +113,7 @@ def test_the_module_runs_as_a_command():
         (["--momentum", "1"], "--momentum must be"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--batch-size", "1000000"], "--batch-size must be at most"),
+        (["--batch-size", "199"], "--batch-size must be such that no batch has one image"),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--normalisation", "whole"], "--normalisation must be one of"),
