@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
 
 
 class UsageError(Exception):
@@ -200,7 +203,8 @@ def run(config: Config, console: Console) -> int:
             console.print(_line(row))
             if directory:
                 with (directory / "metrics.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    finite = {k: v if np.isfinite(v) else None for k, v in row.items()}
+                    file.write(json.dumps(finite) + "\n")  # NaN would not be JSON
             if not np.isfinite([row["train_loss"], row["test_loss"]]).all():
                 raise DivergedError(f"the loss is not finite after epoch {epoch.number}")
             state = epoch.state

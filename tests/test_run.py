@@ -151,7 +151,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(data, tm
     assert start(tmp_path, "--learning-rate", "1e30", "--placement", "none") == 1
     assert "not finite after epoch 1" in capsys.readouterr().err
     lines = (tmp_path / "runs" / "none-seed0" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1]
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["epoch"] for row in rows] == [1]
+
+
+def test_an_interrupted_run_ends_without_traceback(data, tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.train, "fit", interrupted)
+    assert start(tmp_path) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.mnist
