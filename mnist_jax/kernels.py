@@ -13,6 +13,7 @@ them in each consumer, or merge an axis on the way, which ends vectorisation.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ in_memory = lax.optimization_barrier  # see above
 #     . o o o o o
 #     . o o o o o
 #
-# With the windows as columns the whole stage is one product, [4*O, 36*C] x [36*C, P*Q*B], and the
+# With the windows as columns the whole stage is one product, [36*C, 4*O]' x [36*C, P*Q*B], and the
 # maximum of its four groups of rows. It does 36/25 of the arithmetic of the convolution, at the
 # speed of a matrix product.
 
@@ -76,47 +77,48 @@ def _conv_pool_relu_forward(x, kernel, bias):
     channels, height, width, _ = x.shape
     rows, columns, features = (height - 4) // 2, (width - 4) // 2, kernel.shape[-1]
     windows = _gather_rows(x, _window_rows(channels, height, width))  # [36 C, P Q B]
-    matrix = in_memory(_four_kernels(kernel))  # [4 O, 36 C]
-    cell = in_memory(matrix @ windows).reshape(4, features, -1)  # [4, O, P Q B]
-    largest = jnp.maximum(jnp.maximum(cell[0], cell[1]), jnp.maximum(cell[2], cell[3]))
-    y = in_memory(jax.nn.relu(largest + bias[:, None]))  # [O, P Q B]
-    return y.reshape(features, rows, columns, -1), (matrix, windows, cell, y)
+    matrix = in_memory(_four_kernels(kernel))  # [36 C, 4 O]
+    cell = in_memory(_transposed_times(matrix, windows)).reshape(4, features, -1)  # [4, O, P Q B]
+    upper, lower = jnp.maximum(cell[0], cell[1]), jnp.maximum(cell[2], cell[3])
+    largest = jnp.maximum(upper, lower) + bias[:, None]
+    y = in_memory(jax.nn.relu(largest))  # [O, P Q B]
+    # Which of the four the gradient goes to: the first maximum, or none (4) where ReLU is off.
+    of_upper = jnp.where(cell[0] >= cell[1], 0, 1)
+    of_lower = jnp.where(cell[2] >= cell[3], 2, 3)
+    place = jnp.where(largest > 0, jnp.where(upper >= lower, of_upper, of_lower), 4)
+    place = in_memory(place.astype(jnp.int8))  # [O, P Q B]
+    return y.reshape(features, rows, columns, -1), (matrix, windows, place)
 
 
 def _conv_pool_relu_backward(residuals, dy):
-    matrix, windows, cell, y = residuals
+    matrix, windows, place = residuals
     features, rows, columns, _ = dy.shape
-    dlargest = in_memory(jnp.where(y > 0, dy.reshape(features, -1), 0))  # [O, P Q B]
-    upper = jnp.maximum(cell[0], cell[1]) >= jnp.maximum(cell[2], cell[3])
-    left_above, left_below = cell[0] >= cell[1], cell[2] >= cell[3]
-    # The place of the first maximum: of the four masks exactly one is true.
-    places = (upper & left_above, upper & ~left_above, ~upper & left_below, ~(upper | left_below))
-    dcell = jnp.stack([jnp.where(place, dlargest, 0) for place in places])  # [4, O, P Q B]
+    dy = in_memory(dy.reshape(features, -1))  # [O, P Q B]
+    dcell = jnp.stack([jnp.where(place == p, dy, 0) for p in range(4)])  # [4, O, P Q B]
     dcell = in_memory(dcell).reshape(4 * features, -1)
-    dmatrix = _times_transposed(dcell, windows)  # [4 O, 36 C]
-    dwindows = in_memory(matrix.T @ dcell)  # [36 C, P Q B]
+    dmatrix = _times_transposed(windows, dcell)  # [36 C, 4 O]
+    dwindows = in_memory(matrix @ dcell)  # [36 C, P Q B]
     dx = _scatter_windows(dwindows.reshape(windows.shape[0], rows, columns, -1))
-    return dx, _four_kernels_transposed(dmatrix), dlargest.sum(1)
+    return dx, _four_kernels_transposed(dmatrix), jnp.where(place < 4, dy, 0).sum(1)
 
 
 conv_pool_relu_fast.defvjp(_conv_pool_relu_forward, _conv_pool_relu_backward)
 
 
 def _four_kernels(kernel: jax.Array) -> jax.Array:
-    """`[5, 5, C, O]` to `[4*O, 36*C]`: the kernel at each place of the 2x2 cell."""
-    features = kernel.shape[-1]
+    """`[5, 5, C, O]` to `[36*C, 4*O]`: the kernel at each place of the 2x2 cell."""
+    _, _, channels, features = kernel.shape
     placed = jnp.stack(
-        [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)]
-    )  # [4, 6, 6, C, O]
-    return placed.transpose(0, 4, 1, 2, 3).reshape(4 * features, -1)
+        [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)],
+        axis=3,
+    )  # [6, 6, C, 4, O]
+    return placed.reshape(36 * channels, 4 * features)
 
 
 def _four_kernels_transposed(dmatrix: jax.Array) -> jax.Array:
-    """The adjoint of `_four_kernels`: `[4*O, 36*C]` to `[5, 5, C, O]`."""
-    features = dmatrix.shape[0] // 4
-    placed = dmatrix.reshape(2, 2, features, 6, 6, -1)
-    dkernel = sum(placed[i, j, :, i : i + 5, j : j + 5] for i in (0, 1) for j in (0, 1))
-    return dkernel.transpose(1, 2, 3, 0)
+    """The adjoint of `_four_kernels`: `[36*C, 4*O]` to `[5, 5, C, O]`."""
+    placed = dmatrix.reshape(6, 6, -1, 2, 2, dmatrix.shape[1] // 4)
+    return sum(placed[i : i + 5, j : j + 5, :, i, j] for i in (0, 1) for j in (0, 1))
 
 
 @functools.cache
@@ -140,9 +142,10 @@ def _scatter_windows(dwindows: jax.Array) -> jax.Array:
         for a in range(3)
         for b in range(3)
     ]
-    parity = in_memory(sum(shifted))  # [s, t, C, P + 2, Q + 2, B]
-    image = parity.transpose(2, 3, 0, 4, 1, 5)  # [C, P + 2, s, Q + 2, t, B]
-    return in_memory(image).reshape(-1, 2 * rows + 4, 2 * columns + 4, batch)
+    parity = sum(shifted)  # [s, t, C, P + 2, Q + 2, B]
+    row = np.arange(math.prod(parity.shape[:-1]), dtype=np.int32).reshape(parity.shape[:-1])
+    image = _gather_rows(parity, row.transpose(2, 3, 0, 4, 1))  # [C (P + 2), s (Q + 2) t B]
+    return image.reshape(-1, 2 * rows + 4, 2 * columns + 4, batch)
 
 
 # The residual block's 3x3 convolution.
@@ -225,6 +228,11 @@ def _gather_rows(x: jax.Array, rows: np.ndarray) -> jax.Array:
     flat = in_memory(x).reshape(-1, x.shape[-1])  # [C H W, B]
     copied = flat.at[rows.reshape(-1)].get(mode="promise_in_bounds")  # [K P Q, B]
     return in_memory(copied).reshape(rows.shape[0], -1)
+
+
+def _transposed_times(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a.T @ b` for `[n, M]` and `[n, N]`."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def _times_transposed(a: jax.Array, b: jax.Array) -> jax.Array:

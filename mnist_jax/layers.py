@@ -4,6 +4,7 @@
 `[C, H, W, B]`, see kernels.py.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -76,12 +77,8 @@ class BatchNorm(nn.Module):
 
     In training it normalises with the biased variance of the batch and moves the running variance
     towards the unbiased one, as PyTorch does; `flax.linen.BatchNorm` uses the biased one for both.
-
-    Attributes:
-      axis_name: a mapped axis over which the batch is split, or None; statistics reduce over it.
     """
 
-    axis_name: str | None = None
     momentum: float = 0.1
     epsilon: float = 1e-5
 
@@ -100,14 +97,13 @@ class BatchNorm(nn.Module):
 
         flat = x.reshape(channels, -1)  # [C, H W B]
         if train:
-            shards = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
-            count = flat.shape[1] * shards
+            count = flat.shape[1]
             if count == 1:
                 raise ValueError(
                     f"batch normalisation cannot train on one value a channel, got shape {x.shape}"
                 )
-            batch_mean = self._reduce(flat.mean(1))  # [C]
-            batch_var = self._reduce(jnp.square(flat - batch_mean[:, None]).mean(1))  # [C]
+            batch_mean = flat.mean(1)  # [C]
+            batch_var = jnp.square(flat - batch_mean[:, None]).mean(1)  # [C]
             if not self.is_initializing():
                 unbiased = batch_var * (count / (count - 1))
                 mean.value += self.momentum * (batch_mean - mean.value)
@@ -118,5 +114,34 @@ class BatchNorm(nn.Module):
         y = (flat - batch_mean[:, None]) * gain[:, None] + bias[:, None]
         return y.reshape(x.shape)
 
-    def _reduce(self, statistic: jax.Array) -> jax.Array:
-        return statistic if self.axis_name is None else lax.pmean(statistic, self.axis_name)
+
+def share_of_batch(x: jax.Array, axis_name: str | None, axis: int = -1) -> jax.Array:
+    """This device's part of an array's batch axis; all of it if no `axis_name` is given."""
+    if axis_name is None:
+        return x
+    size = x.shape[axis] // lax.axis_size(axis_name)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(axis_name) * size, size, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def whole_batch(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The shares of all devices, `[..., B / devices]` each, as `[..., B]` on every device.
+
+    All devices then compute the same and get the same gradient, so backward each one takes its
+    share of it and nothing is exchanged.
+    """
+    if axis_name is None:
+        return x
+    shares = jnp.moveaxis(lax.all_gather(x, axis_name), 0, -2)  # [..., devices, B / devices]
+    return shares.reshape(*x.shape[:-1], -1)
+
+
+def _whole_batch_forward(x, axis_name):
+    return whole_batch(x, axis_name), None
+
+
+def _whole_batch_backward(axis_name, _, dy):
+    return (share_of_batch(dy, axis_name),)
+
+
+whole_batch.defvjp(_whole_batch_forward, _whole_batch_backward)

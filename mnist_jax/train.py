@@ -15,6 +15,7 @@ from jax import lax
 
 from mnist_jax import metrics
 from mnist_jax.data import Split, normalise
+from mnist_jax.kernels import in_memory
 from mnist_jax.metrics import Metrics
 
 
@@ -135,11 +136,13 @@ def train_epoch(
     """
     size = order.shape[0]
     whole = size - size % batch_size
+    rows = split.images.reshape(split.images.shape[0], -1)  # an image is one run of bytes to copy
 
     def step(carry, batch):
         state, sums = carry
+        images = in_memory(rows[batch]).reshape(-1, *split.images.shape[1:])
         state, batch_metrics = train_step(
-            state, split.images[batch], split.labels[batch], model=model, tx=tx, mean=mean, std=std
+            state, images, split.labels[batch], model=model, tx=tx, mean=mean, std=std
         )
         return (state, sums + batch_metrics), None
 

@@ -122,30 +122,6 @@ class TestBatchNorm:
         for shape in ((3, 1, 1, 2), (3, 1, 2, 1)):
             layer.apply(variables, jnp.ones(shape), train=True, mutable=["batch_stats"])
 
-    def test_a_batch_split_over_an_axis_is_one_batch(self):
-        def loss(variables, x, dy, layer):
-            y, updates = layer.apply(variables, x, train=True, mutable=["batch_stats"])
-            return (y * dy).sum(), (y, updates)
-
-        def shards(array):
-            return jnp.stack(jnp.split(array, 3, axis=-1))
-
-        with jax.enable_x64(True):
-            variables = self.variables(np.zeros(3), np.ones(3))
-            x, dy = jnp.asarray(self.batch(0)), jnp.asarray(self.batch(1))
-            gradient = jax.grad(loss, argnums=1, has_aux=True)
-            dx, (y, updates) = gradient(variables, x, dy, layers.BatchNorm())
-            split = jax.vmap(gradient, in_axes=(None, 0, 0, None), axis_name="batch")
-            found_dx, (found_y, found) = split(
-                variables, shards(x), shards(dy), layers.BatchNorm("batch")
-            )
-            np.testing.assert_allclose(found_y, shards(y), rtol=1e-10)
-            np.testing.assert_allclose(found_dx, shards(dx), atol=1e-12)
-            for leaf, expected in zip(
-                jax.tree.leaves(found), jax.tree.leaves(updates), strict=True
-            ):
-                np.testing.assert_allclose(leaf, np.stack([expected] * 3), rtol=1e-12)
-
 
 def test_layers_have_no_state_but_batch_norm():
     modules = [layers.ConvPoolReLU(2), layers.Conv3x3(), layers.Dense(2)]
