@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import published, run
-from experiments.manifest import manifest
+from experiments.manifest import manifest, threads
 from experiments.run import UsageError, keys_of
 from mnist_jax import metrics, parallel, train
 from mnist_jax.data import NORMALISATIONS, Split, digests, load_mnist
@@ -295,9 +295,7 @@ def _lines(
 def _use_every_core() -> None:
     """A CPU device for each core, unless the user's flags say how many; before JAX starts."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", threads())
 
 
 def _progress(console: Console) -> Progress:

@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -73,6 +74,8 @@ class Config:
     """Where the directory of the run is made."""
     platform: Annotated[str | None, _one_of(PLATFORMS)] = None
     """What to compute on; else what JAX finds."""
+    compile_cache: Path | None = None
+    """A directory for compiled programs: a later start with the same options reads them there."""
     dry_run: bool = False
     """Compile, train a few steps on made-up images, evaluate, write nothing."""
     summary: bool = False
@@ -156,6 +159,7 @@ def run(config: Config, console: Console) -> int:
     """
     if config.platform:
         jax.config.update("jax_platforms", config.platform)
+    cached = _use_compile_cache(config.compile_cache) if config.compile_cache else None
     try:
         devices = jax.devices()
     except RuntimeError:
@@ -201,6 +205,10 @@ def run(config: Config, console: Console) -> int:
             row = _row(epoch, seconds)
             history.append(row)
             console.print(_line(row))
+            if cached is not None and epoch.number == 1:
+                console.print(
+                    f"compile cache: {cached['hits']} programs found, {cached['misses']} compiled"
+                )
             if directory:
                 with (directory / "metrics.jsonl").open("a") as file:
                     finite = {k: v if np.isfinite(v) else None for k, v in row.items()}
@@ -224,6 +232,29 @@ def run(config: Config, console: Console) -> int:
             _draw(directory, config.placement, history, confusion, test_split, logits)
             console.print(f"written: {directory}")
     return 0
+
+
+def _use_compile_cache(directory: Path) -> Counter[str]:
+    """Makes JAX keep compiled programs; the returned counts of hits and misses grow as it runs.
+
+    Raises:
+      UsageError: the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _refuse("compile_cache", f"a directory that can be written ({error.strerror})", directory)
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
+    counts: Counter[str] = Counter()
+
+    def count(event: str, **_: object) -> None:
+        prefix, _, name = event.partition("cache_")
+        if prefix == "/jax/compilation_cache/" and name in ("hits", "misses"):
+            counts[name] += 1
+
+    jax.monitoring.register_event_listener(count)
+    return counts
 
 
 @contextlib.contextmanager

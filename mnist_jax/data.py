@@ -80,9 +80,8 @@ def load_mnist(
     """
     if dataset not in get_args(DatasetName):
         raise DataError(f"--dataset must be one of {', '.join(get_args(DatasetName))}: {dataset}")
-    # As in TFDS's constants.py, which would take a second to import.
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = root / dataset / VERSION
+    folder = dataset_folder(data_dir, dataset)
+    root = folder.parents[1]
     try:
         if root.exists() and not root.is_dir():
             raise DataError(f"--data-dir must be a directory: {root}")
@@ -101,6 +100,15 @@ def load_mnist(
         Split(arrays["train_images"], arrays["train_labels"].astype(np.int32)),
         Split(arrays["test_images"], arrays["test_labels"].astype(np.int32)),
     )
+
+
+def dataset_folder(
+    data_dir: str | os.PathLike[str] | None = None, dataset: DatasetName = "mnist"
+) -> Path:
+    """Where the prepared dataset lies, or will lie; arguments as in `load_mnist`."""
+    # As in TFDS's constants.py, which would take a second to import.
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return root / dataset / VERSION
 
 
 def digests(train: Split, test: Split) -> dict[str, str]:
