@@ -80,7 +80,7 @@ class Group(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         check(config)
         if config.from_dir is None:

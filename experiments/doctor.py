@@ -48,7 +48,7 @@ class Finding(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     wrong = 0
     for finding in examine(config):
         wrong += not finding.good

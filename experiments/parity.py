@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracies = {name: float(trace[last]["test accuracy"]) for name, trace in programs.items()}
     worst = max(rows, key=lambda row: np.nan_to_num(row.ours.absolute, nan=np.inf))
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"LeNet, block {config.placement}, {'float64' if config.float64 else 'float32'}, against "
         f"PyTorch with {config.threads} threads, and that against PyTorch with "

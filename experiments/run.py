@@ -87,7 +87,7 @@ class Config:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(quiet=config.quiet, highlight=False, soft_wrap=True)
+    console = Console(quiet=config.quiet, highlight=False, markup=False, soft_wrap=True)
     try:
         check(config)
         if config.summary:
