@@ -8,6 +8,13 @@ placement, seed and epoch, see `experiments.analysis`) and, for what is in progr
 `checkpoints/`. From these files alone come `tables/`, `summary.json` and `figures/`; the second
 command remakes them. `--resume` continues a killed study, which loses no more than the epoch in
 progress, and adds seeds, placements or variants to a finished one.
+
+Several hosts, each with its share of the seeds: start the same command on all of them, under a
+scheduler that JAX knows (Slurm, Open MPI) or with
+
+    python -m experiments.compare ... --coordinator ADDRESS:PORT --hosts 2 --host 0   (then 1)
+
+Host 0 alone writes. With `--resume` all hosts must see the directory.
 """
 
 import io
@@ -22,19 +29,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import published, run
 from experiments.manifest import manifest, threads
-from experiments.run import UsageError, keys_of
+from experiments.run import UsageError, keys_of, refuse
 from mnist_jax import metrics, parallel, train
 from mnist_jax.data import NORMALISATIONS, Split, digests, load_mnist
 from mnist_jax.metrics import Metrics
@@ -63,6 +70,12 @@ class Config:
     """Train nothing; remake tables and figures of the study in this directory."""
     timing: Path | None = None
     """What `benchmarks.epoch_time` wrote, for claim 2; it is copied into the study."""
+    coordinator: str | None = None
+    """Of several hosts: address and port of host 0."""
+    hosts: int | None = None
+    """With --coordinator: how many hosts."""
+    host: int | None = None
+    """With --coordinator: which one this is, from 0."""
     data_dir: Path | None = None
     """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     mirror: Path | None = None
@@ -85,13 +98,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(config)
         if config.from_dir is None:
             _use_every_core()
+            _meet_other_hosts(config)
             logging.basicConfig(format="%(message)s", level=logging.WARNING)
             logging.getLogger("mnist_jax").setLevel(logging.INFO)
+            console.quiet = not _first_host()
             study(config, *load_mnist(config.data_dir, config.mirror), console)
-        report(config.from_dir or config.out, config.timing, console)
+        if config.from_dir is not None or _first_host():
+            report(config.from_dir or config.out, config.timing, console)
     except (UsageError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
     return 0
 
 
@@ -102,23 +121,30 @@ def check(config: Config) -> None:
       UsageError: naming the option and what is allowed.
     """
     if config.seeds < 1:
-        _refuse("seeds", "at least 1", config.seeds)
+        refuse("seeds", "at least 1", config.seeds)
     if config.epochs < 1:
-        _refuse("epochs", "at least 1", config.epochs)
+        refuse("epochs", "at least 1", config.epochs)
     for option, known in (("placements", published.PLACEMENTS), ("variants", published.SETTINGS)):
         names = getattr(config, option).split(",")
         if len(set(names)) < len(names) or not set(names) <= set(known):
-            _refuse(option, f"of {','.join(known)}, each once", getattr(config, option))
+            refuse(option, f"of {','.join(known)}, each once", getattr(config, option))
     if config.timing is not None:
         _read_timing(config.timing)
     if config.from_dir is not None:
         if not _results(config.from_dir).is_file():
-            _refuse("from", "a directory with results.jsonl", config.from_dir)
+            refuse("from", "a directory with results.jsonl", config.from_dir)
     elif config.resume:
         if not (config.out / "manifest.json").is_file():
-            _refuse("out", "a study with a manifest.json, to resume it", config.out)
+            refuse("out", "a study with a manifest.json, to resume it", config.out)
+    elif config.host:
+        pass  # host 0 has made the directory by now, perhaps
     elif config.out.exists() and not (config.out.is_dir() and not any(config.out.iterdir())):
-        _refuse("out", "new; --resume continues what is there", config.out)
+        refuse("out", "new; --resume continues what is there", config.out)
+    if config.coordinator is None:
+        if config.hosts is not None or config.host is not None:
+            refuse("hosts", "given with --coordinator, --hosts and --host", config.hosts)
+    elif config.hosts is None or config.host is None or not 0 <= config.host < config.hosts:
+        refuse("host", "from 0 to --hosts - 1, both given", config.host)
 
 
 def study(config: Config, train_split: Split, test_split: Split, console: Console) -> None:
@@ -127,13 +153,17 @@ def study(config: Config, train_split: Split, test_split: Split, console: Consol
     Raises:
       UsageError: the directory cannot be written, or holds a study of something else.
     """
-    try:
-        _sign(config, manifest(digests(train_split, test_split)))
-    except OSError as error:
-        _refuse("out", f"a directory that can be written ({error.strerror})", config.out)
     results = _results(config.out)
-    groups, rows = _left_to_do(config, _read_results(results) if results.exists() else [])
-    _replace(results, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    rows = _read_results(results) if config.resume and results.exists() else []
+    groups, rows = _left_to_do(config, rows)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("every host has read what there is")
+    if _first_host():
+        try:
+            _sign(config, manifest(digests(train_split, test_split)))
+        except OSError as error:
+            refuse("out", f"a directory that can be written ({error.strerror})", config.out)
+        _replace(results, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     mesh = parallel.make_mesh()
     splits = parallel.replicate((train_split, test_split), mesh)
@@ -141,7 +171,10 @@ def study(config: Config, train_split: Split, test_split: Split, console: Consol
         f"study: {sum(len(g.seeds) for g, _ in groups)} runs to do in {config.out}, "
         f"{mesh.devices.size} devices ({jax.devices()[0].device_kind})"
     )
-    with _progress(console) as progress, results.open("a") as file:
+    with (
+        _progress(console) as progress,
+        results.open("a") if _first_host() else io.StringIO() as file,
+    ):
         todo = sum(len(group.seeds) * (config.epochs - done) for group, done in groups)
         task = progress.add_task("", total=todo)
         for group, done in groups:
@@ -246,24 +279,28 @@ def _train(
     tx = _sgd(setting.momentum)
     init_keys, order_keys = zip(*map(keys_of, group.seeds), strict=True)
     states = [train.init_state(common["model"], tx, key) for key in init_keys]
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    # As numpy arrays they are alike on every host, and so can enter a computation of all hosts.
+    states = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(states))
     if done:
         states = _load_checkpoint(config, group, states)
     size = splits[0].labels.shape[0]
 
     for epoch in range(done + 1, config.epochs + 1):
-        orders = jnp.stack([train.epoch_order(key, epoch, size) for key in order_keys])  # [S, N]
+        orders = np.stack([train.epoch_order(key, epoch, size) for key in order_keys])  # [S, N]
         states, trained = _train_epoch(
             states, splits[0], orders, tx=tx, batch_size=run.Config.batch_size, **common
         )
         tested, confusions = _evaluate(states, splits[1], **common)
-        lines = _lines(group, epoch, *jax.device_get((trained, tested, confusions)))
+        kept, *found = _fetch((states, trained, tested, confusions))
+        lines = _lines(group, epoch, *found)
         file.writelines(json.dumps(line) + "\n" for line in lines)
         file.flush()
         # Lines first: an epoch that has them and no checkpoint is trained again and its lines are
         # dropped; the other way round they would be missing for ever.
-        if epoch < config.epochs:
-            _save_checkpoint(config, group, epoch, states)
+        if not _first_host():
+            pass
+        elif epoch < config.epochs:
+            _save_checkpoint(config, group, epoch, kept)
         else:
             _checkpoint(config, group.variant, group.placement).unlink(missing_ok=True)
         yield epoch, lines
@@ -298,6 +335,32 @@ def _use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", threads())
 
 
+def _meet_other_hosts(config: Config) -> None:
+    """Joins the hosts that the options or a scheduler name, if any do.
+
+    Raises:
+      UsageError: they did not meet.
+    """
+    scheduled = int(os.environ.get("SLURM_NTASKS", 1)) > 1 or "OMPI_COMM_WORLD_SIZE" in os.environ
+    if config.coordinator is None and not scheduled:
+        return
+    try:
+        jax.distributed.initialize(config.coordinator, config.hosts, config.host)
+    except (RuntimeError, ValueError) as error:
+        refuse("coordinator", f"an address where host 0 is reached ({error})", config.coordinator)
+
+
+def _first_host() -> bool:
+    return jax.process_index() == 0
+
+
+def _fetch(tree: Any) -> Any:
+    """A tree of arrays as numpy arrays, whole, on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def _progress(console: Console) -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     # An epoch of many seeds takes longer than the 30 s over which rich would estimate the speed.
@@ -329,7 +392,7 @@ def _read_timing(path: Path) -> dict[str, Any]:
         if "rows" not in timing:
             raise ValueError("no rows")
     except (OSError, ValueError, TypeError) as error:
-        _refuse("timing", f"a file that benchmarks.epoch_time wrote ({error})", path)
+        refuse("timing", f"a file that benchmarks.epoch_time wrote ({error})", path)
     return timing
 
 
@@ -352,7 +415,7 @@ def _sign(config: Config, environment: Mapping[str, Any]) -> None:
         sessions = found.pop("sessions")
         for name, option in (("epochs", "epochs"), ("data_sha256", "data-dir")):
             if found[name] != shared[name]:
-                _refuse(option, f"what the study in {config.out} was begun with", "it differs")
+                refuse(option, f"what the study in {config.out} was begun with", "it differs")
     config.out.mkdir(parents=True, exist_ok=True)
     asked = {name: getattr(config, name) for name in ("seeds", "placements", "variants")}
     manifest = shared | {"sessions": [*sessions, asked | dict(environment)]}
@@ -402,7 +465,7 @@ def _saved(config: Config, variant: str, placement: str) -> tuple[list[int], int
 
 def _save_checkpoint(config: Config, group: Group, epochs: int, states: TrainState) -> None:
     content = io.BytesIO()
-    np.savez(content, *jax.device_get(jax.tree.leaves(states)), epochs=epochs, seeds=group.seeds)
+    np.savez(content, *jax.tree.leaves(states), epochs=epochs, seeds=group.seeds)
     path = _checkpoint(config, group.variant, group.placement)
     path.parent.mkdir(exist_ok=True)
     _replace(path, content.getvalue())
@@ -414,7 +477,7 @@ def _load_checkpoint(config: Config, group: Group, like: TrainState) -> TrainSta
         seeds = saved["seeds"].tolist()
         places = [seeds.index(seed) for seed in group.seeds]
         leaves, structure = jax.tree.flatten(like)
-        restored = [jnp.asarray(saved[f"arr_{i}"][places]) for i in range(len(leaves))]
+        restored = [saved[f"arr_{i}"][places] for i in range(len(leaves))]
     return jax.tree.unflatten(structure, restored)
 
 
@@ -426,10 +489,6 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
-
-
-def _refuse(option: str, allowed: str, value: object) -> NoReturn:
-    raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")
 
 
 if __name__ == "__main__":

@@ -127,19 +127,20 @@ def check(config: Config) -> None:
     }
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
-            _refuse(name, f"one of {', '.join(filter(None, allowed))}", getattr(config, name))
+            refuse(name, f"one of {', '.join(filter(None, allowed))}", getattr(config, name))
     for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(config, name) < least:
-            _refuse(name, f"at least {least}", getattr(config, name))
+            refuse(name, f"at least {least}", getattr(config, name))
     if not 0 <= config.learning_rate < float("inf"):
-        _refuse("learning_rate", "a finite number, at least 0", config.learning_rate)
+        refuse("learning_rate", "a finite number, at least 0", config.learning_rate)
     if not 0 <= config.momentum < 1:
-        _refuse("momentum", "at least 0 and below 1", config.momentum)
+        refuse("momentum", "at least 0 and below 1", config.momentum)
     if config.data_dir is not None and config.data_dir.is_file():
-        _refuse("data_dir", "a directory, and this is a file", config.data_dir)
+        refuse("data_dir", "a directory, and this is a file", config.data_dir)
 
 
-def _refuse(option: str, allowed: str, value: object) -> NoReturn:
+def refuse(option: str, allowed: str, value: object) -> NoReturn:
+    """Raises the UsageError of an option, `allowed` being what it must be."""
     raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")
 
 
@@ -163,15 +164,15 @@ def run(config: Config, console: Console) -> int:
     try:
         devices = jax.devices()
     except RuntimeError:
-        _refuse("platform", "one that this machine has", config.platform)
+        refuse("platform", "one that this machine has", config.platform)
 
     with contextlib.nullcontext() if config.dry_run else _make_directory(config) as directory:
         train_split, test_split = _made_up(config) if config.dry_run else _load(config, console)
         size = train_split.labels.shape[0]
         if config.batch_size > size:
-            _refuse("batch_size", f"at most {size}, the training split", config.batch_size)
+            refuse("batch_size", f"at most {size}, the training split", config.batch_size)
         if config.placement == "after_fc1" and 1 in (config.batch_size, size % config.batch_size):
-            _refuse("batch_size", "such that no batch has one image", config.batch_size)
+            refuse("batch_size", "such that no batch has one image", config.batch_size)
 
         model = LeNet(config.placement)
         tx = optax.sgd(config.learning_rate, momentum=config.momentum or None)
@@ -243,7 +244,7 @@ def _use_compile_cache(directory: Path) -> Counter[str]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _refuse("compile_cache", f"a directory that can be written ({error.strerror})", directory)
+        refuse("compile_cache", f"a directory that can be written ({error.strerror})", directory)
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
     counts: Counter[str] = Counter()
@@ -271,7 +272,7 @@ def _make_directory(config: Config) -> Iterator[Path]:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        _refuse("out", f"a directory that can be written ({error.strerror})", config.out)
+        refuse("out", f"a directory that can be written ({error.strerror})", config.out)
     try:
         yield directory
     finally:

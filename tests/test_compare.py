@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -215,3 +220,49 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argum
     message = capsys.readouterr().err
     assert message.startswith(f"error: {option} must be")
     assert message.count("\n") == 1
+
+
+DRIVER = """
+import pickle, sys
+from experiments import compare
+splits = pickle.load(open(sys.argv[1], "rb"))
+compare.load_mnist = lambda *_: splits
+sys.exit(compare.main(sys.argv[2:]))
+"""
+
+
+def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
+    """Three seeds on two processes over loopback: the same lines, and host 0 alone writes."""
+    (tmp_path / "splits").write_bytes(pickle.dumps(synthetic))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    out = tmp_path / "hosts"
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "splits"), "--out", str(out)]
+    command += [f"--{name}={value}" for name, value in SMALL.items()]
+    command += ["--coordinator", address, "--hosts", "2", "--host"]
+    root = Path(__file__).parents[1]
+    with (
+        subprocess.Popen([*command, "1"], cwd=root, stdout=subprocess.PIPE, text=True) as second,
+        subprocess.Popen([*command, "0"], cwd=root, stdout=subprocess.PIPE, text=True) as first,
+    ):
+        printed = first.communicate(timeout=300)[0]
+        silent = second.communicate(timeout=60)[0]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "epoch 3/3" in printed
+    assert "epoch" not in silent
+    ours = lines(dataclasses.replace(whole, out=out))
+    for line, expected in zip(ours, lines(whole), strict=True):
+        found = line.pop("train_loss"), line.pop("test_loss")
+        np.testing.assert_allclose(
+            found, (expected.pop("train_loss"), expected.pop("test_loss")), rtol=1e-5
+        )
+        assert line == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--hosts", "2"], ["--coordinator", "h:1"], ["--coordinator=h:1", "--hosts=2"]]
+)
+def test_half_of_what_several_hosts_need_is_refused(arguments, tmp_path, capsys):
+    assert compare.main(["--out", str(tmp_path / "new"), *arguments]) == 2
+    assert "--host" in capsys.readouterr().err
