@@ -291,8 +291,10 @@ def _train(
             states, splits[0], orders, tx=tx, batch_size=run.Config.batch_size, **common
         )
         tested, confusions = _evaluate(states, splits[1], **common)
-        kept, *found = _fetch((states, trained, tested, confusions))
-        lines = _lines(group, epoch, *found)
+        # The states as numpy arrays again: as they came, they would be placed otherwise than those
+        # of the first epoch, and compiled for once more.
+        states, *sums = _fetch((states, trained, tested, confusions))
+        lines = _lines(group, epoch, *sums)
         file.writelines(json.dumps(line) + "\n" for line in lines)
         file.flush()
         # Lines first: an epoch that has them and no checkpoint is trained again and its lines are
@@ -300,7 +302,7 @@ def _train(
         if not _first_host():
             pass
         elif epoch < config.epochs:
-            _save_checkpoint(config, group, epoch, kept)
+            _save_checkpoint(config, group, epoch, states)
         else:
             _checkpoint(config, group.variant, group.placement).unlink(missing_ok=True)
         yield epoch, lines
