@@ -30,6 +30,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,26 +158,27 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
 
 
 def _run(program: Program, placement: str, config: Config) -> dict[str, Any] | str:
-    """The JSON that one process prints, or why there is none."""
     command = [*program.command, "--placement", placement, "--threads", str(program.threads)]
-    command += ["--epochs", str(1 + config.epochs), "--json", "-"]
+    command += ["--epochs", str(1 + config.epochs)]
     if config.data_dir:
         command += ["--data-dir", str(config.data_dir)]
+    return run_program(command, program.threads)
+
+
+def run_program(command: Sequence[str], cores: int) -> dict[str, Any] | str:
+    """The JSON that a program prints in a fresh process on so many cores, or why there is none."""
+    keep = None
+    if hasattr(os, "sched_setaffinity") and cores < all_threads():
+        chosen = sorted(os.sched_getaffinity(0))[:cores]
+        keep = partial(os.sched_setaffinity, 0, chosen)
     root = Path(__file__).parents[1]
-    keep = _keeper(program.threads)
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, preexec_fn=keep)
+    done = subprocess.run(
+        [*command, "--json", "-"], capture_output=True, text=True, cwd=root, preexec_fn=keep
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return lines[-1] if lines else f"exit status {done.returncode}"
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _keeper(cores: int) -> Any:
-    """Keeps a child to so many cores, on Linux; None elsewhere and where it may use all."""
-    if not hasattr(os, "sched_setaffinity") or cores == all_threads():
-        return None
-    chosen = sorted(os.sched_getaffinity(0))[:cores]
-    return lambda: os.sched_setaffinity(0, chosen)
 
 
 def _add(row: dict[str, list[float]], result: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ thread means nothing and is left out.
 
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.epoch_time import run_program
 from experiments.manifest import threads as all_threads
 from mnist_jax.model import Placement
 
@@ -116,20 +116,12 @@ def tables(seconds: dict[Setting, list[float]]) -> Iterator[Table]:
 
 
 def _run(setting: Setting, config: Config) -> dict[str, Any] | str:
-    """The JSON that one process prints, or why there is none."""
     command = [sys.executable, "-m", "benchmarks.jax_program", "--placement", config.placement]
-    command += ["--epochs", str(1 + config.epochs), "--json", "-"]
-    command += ["--batch-size", str(setting.batch_size), "--examples", str(setting.examples)]
-    if setting.threads < all_threads():
-        command += ["--threads", str(setting.threads)]
+    command += ["--epochs", str(1 + config.epochs), "--batch-size", str(setting.batch_size)]
+    command += ["--examples", str(setting.examples)]
     if config.data_dir:
         command += ["--data-dir", str(config.data_dir)]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return lines[-1] if lines else f"exit status {done.returncode}"
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_program(command, setting.threads)
 
 
 if __name__ == "__main__":

@@ -136,8 +136,8 @@ def check(config: Config) -> None:
     elif config.resume:
         if not (config.out / "manifest.json").is_file():
             refuse("out", "a study with a manifest.json, to resume it", config.out)
-    elif config.host:
-        pass  # host 0 has made the directory by now, perhaps
+    elif _host_number(config) > 0:
+        pass  # host 0 may have made the directory by now
     elif config.out.exists() and not (config.out.is_dir() and not any(config.out.iterdir())):
         refuse("out", "new; --resume continues what is there", config.out)
     if config.coordinator is None:
@@ -299,11 +299,9 @@ def _train(
         file.flush()
         # Lines first: an epoch that has them and no checkpoint is trained again and its lines are
         # dropped; the other way round they would be missing for ever.
-        if not _first_host():
-            pass
-        elif epoch < config.epochs:
+        if _first_host() and epoch < config.epochs:
             _save_checkpoint(config, group, epoch, states)
-        else:
+        elif _first_host():
             _checkpoint(config, group.variant, group.placement).unlink(missing_ok=True)
         yield epoch, lines
 
@@ -335,6 +333,12 @@ def _use_every_core() -> None:
     """A CPU device for each core, unless the user's flags say how many; before JAX starts."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", threads())
+
+
+def _host_number(config: Config) -> int:
+    """Which host this is by the options or the scheduler, before the hosts have met."""
+    ranks = (os.environ.get(name) for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    return config.host or int(next(filter(None, ranks), 0))
 
 
 def _meet_other_hosts(config: Config) -> None:

@@ -260,6 +260,15 @@ def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
         assert line == expected
 
 
+@pytest.mark.parametrize("rank", ["SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])
+def test_a_later_host_may_find_the_directory_made(tmp_path, monkeypatch, rank):
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(compare.UsageError, match="--out must be new"):
+        compare.check(Config(out=tmp_path))
+    monkeypatch.setenv(rank, "1")
+    compare.check(Config(out=tmp_path))
+
+
 @pytest.mark.parametrize(
     "arguments", [["--hosts", "2"], ["--coordinator", "h:1"], ["--coordinator=h:1", "--hosts=2"]]
 )
