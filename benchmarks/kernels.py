@@ -118,6 +118,12 @@ KERNELS = (
         kernels.conv3x3_reference,
         ((120, 1, 1), (3, 3, 120, 120)),
     ),
+    Kernel(
+        "batch norm of 4x4",
+        lambda x, *weights: kernels.batch_norm(x.reshape(16, -1), *weights, 1e-5)[0],
+        lambda x, *weights: kernels.batch_norm_reference(x.reshape(16, -1), *weights, 1e-5)[0],
+        ((16, 4, 4), (16,), (16,)),
+    ),
 )
 
 

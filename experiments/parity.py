@@ -279,10 +279,9 @@ def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool)
         name = ".".join(modules)
         # Our convolution stages end with the pooling.
         name = f"{name}, pool" if name in ("conv1", "conv2") else name
-        # The one place for the layout: images are [C, H, W, B] here, [B, C, H, W] in PyTorch.
-        output = output.transpose(3, 0, 1, 2) if output.ndim == 4 else output
-        activations[name or "logits"] = np.asarray(output)
-    del activations["logits"]  # of the whole network, the output of fc3
+        # The one place for the layout: the batch is last here, first in PyTorch.
+        activations[name] = np.moveaxis(np.asarray(output), -1, 0)
+    del activations[""]  # of the whole network, the output of fc3
     return activations
 
 

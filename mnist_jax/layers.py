@@ -1,7 +1,7 @@
 """Flax layers with PyTorch's semantics: initialisation, convolution stages, batch normalisation.
 
-`C` and `O` are channels, `H` and `W` pixels, `B` the batch size. Arrays between convolutions are
-`[C, H, W, B]`, see kernels.py.
+`C` and `O` are channels, `H` and `W` pixels, `B` the batch size, which is the last axis of every
+array, see kernels.py.
 """
 
 import functools
@@ -65,11 +65,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, in]` to `[B, features]`."""
-        init = torch_uniform(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), x.dtype)
+        """`[in, B]` to `[features, B]`."""
+        init = torch_uniform(x.shape[0])
+        kernel = self.param("kernel", init, (x.shape[0], self.features), x.dtype)
         bias = self.param("bias", init, (self.features,), x.dtype)
-        return x @ kernel + bias[None]
+        return jnp.einsum("io,ib->ob", kernel, x) + bias[:, None]
 
 
 class BatchNorm(nn.Module):
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """`[C, H, W, B]` to `[C, H, W, B]`.
+        """`[C, ...]` to `[C, ...]`.
 
         Raises:
           ValueError: in training, one value a channel has no variance.
@@ -95,24 +95,23 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), x.dtype)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), x.dtype)
 
-        flat = x.reshape(channels, -1)  # [C, H W B]
+        flat = x.reshape(channels, -1)  # [C, N]
         if train:
             count = flat.shape[1]
             if count == 1:
                 raise ValueError(
                     f"batch normalisation cannot train on one value a channel, got shape {x.shape}"
                 )
-            batch_mean = flat.mean(1)  # [C]
-            batch_var = jnp.square(flat - batch_mean[:, None]).mean(1)  # [C]
+            y, batch_mean, batch_var = kernels.batch_norm(flat, scale, bias, self.epsilon)
             if not self.is_initializing():
                 unbiased = batch_var * (count / (count - 1))
                 mean.value += self.momentum * (batch_mean - mean.value)
                 var.value += self.momentum * (unbiased - var.value)
         else:
-            batch_mean, batch_var = mean.value, var.value
-        gain = scale * lax.rsqrt(batch_var + self.epsilon)  # [C]
-        y = (flat - batch_mean[:, None]) * gain[:, None] + bias[:, None]
-        return y.reshape(x.shape)
+            gain = scale * lax.rsqrt(var.value + self.epsilon)  # [C]
+            y = (flat - mean.value[:, None]) * gain[:, None] + bias[:, None]
+        # The gradient of the ReLU that follows asks where y was positive.
+        return kernels.in_memory(y.reshape(x.shape))
 
 
 def share_of_batch(x: jax.Array, axis_name: str | None, axis: int = -1) -> jax.Array:

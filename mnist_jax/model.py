@@ -72,14 +72,14 @@ class LeNet(nn.Module):
         x = whole_batch(x, self.axis_name)
         if self.placement == "before_fc1":
             x = ResidualBlock(name="resnet_block")(x, train=train)
-        x = in_memory(x.reshape(256, -1).T)  # [B, 256], channel by channel as in PyTorch
-        x = nn.relu(Dense(120, name="fc1")(x))  # [B, 120]
+        x = in_memory(x.reshape(256, -1))  # [256, B], channel by channel as in PyTorch
+        x = nn.relu(Dense(120, name="fc1")(x))  # [120, B]
         if self.placement == "after_fc1":
-            x = x.T[:, None, None]  # [120, 1, 1, B]
+            x = x[:, None, None]  # [120, 1, 1, B]
             x = ResidualBlock(name="resnet_block")(x, train=train)
-            x = x[:, 0, 0].T  # [B, 120]
-        x = nn.relu(Dense(84, name="fc2")(x))  # [B, 84]
-        return Dense(10, name="fc3")(x)  # [B, 10]
+            x = x[:, 0, 0]  # [120, B]
+        x = nn.relu(Dense(84, name="fc2")(x))  # [84, B]
+        return Dense(10, name="fc3")(x).T  # [B, 10]
 
 
 class Layer(NamedTuple):
@@ -114,7 +114,7 @@ def summary(placement: Placement) -> list[Layer]:
 
 
 def _layer(path, shape, params) -> Layer:
-    shape = shape[1:] if len(shape) == 2 else shape[:3]  # [1, F] or [C, H, W, 1]: no batch
+    shape = shape[:-1]  # [F] or [C, H, W]: no batch
     places = math.prod(shape[1:])  # where a kernel is applied
     if path in (("conv1",), ("conv2",)):
         places *= 4  # before pooling

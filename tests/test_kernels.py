@@ -29,6 +29,11 @@ BLOCK_SHAPES = {  # (C, H, W, O)
 }
 POOL = (kernels.conv_pool_relu_fast, kernels.conv_pool_relu_reference)
 BLOCK = (kernels.conv3x3_fast, kernels.conv3x3_reference)
+NORM = tuple(
+    functools.partial(form, epsilon=1e-5)
+    for form in (kernels.batch_norm, kernels.batch_norm_reference)
+)
+NORM_SHAPES = [(16, 1024), (120, 64), (3, 4), (5, 33)]  # [C, N]
 
 
 def integers(rng, *shape):
@@ -52,6 +57,14 @@ def block_inputs(draw, shape, batch, *lead):
     rng = np.random.default_rng(batch)
     c, h, w, o = shape
     return [draw(rng, *lead, *s) for s in ((c, h, w, batch), (3, 3, c, o), (o, h, w, batch))]
+
+
+def norm_inputs(shape):
+    """Input, scale, bias and the gradients of the three results."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(3, 2, shape), rng.normal(size=shape)
+    scale, bias, *unused = rng.normal(size=(4, shape[0]))
+    return x, scale, bias, (dy, *unused)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -125,6 +138,22 @@ def test_3x3_in_float64(shape, batch):
         fast, reference = (value_and_gradients(form, *inputs) for form in BLOCK)
         assert reference[0].dtype == np.float64
         assert_close(fast, reference, 1e-12)
+
+
+@pytest.mark.parametrize("dtype, relative", [(np.float32, 5e-6), (np.float64, 1e-12)])
+@pytest.mark.parametrize("shape", NORM_SHAPES)
+def test_batch_norm(shape, dtype, relative):
+    with jax.enable_x64(dtype == np.float64):
+        inputs = jax.tree.map(lambda x: x.astype(dtype), norm_inputs(shape))
+        fast, reference = (value_and_gradients(form, *inputs) for form in NORM)
+        assert_close(jax.tree.leaves(fast), jax.tree.leaves(reference), relative)
+
+
+def test_no_gradient_flows_through_the_statistics():
+    *inputs, (dy, *statistics) = norm_inputs((5, 33))
+    for form in NORM:
+        _, *gradients = value_and_gradients(form, *inputs, (0 * dy, *statistics))
+        assert not any(np.any(gradient) for gradient in gradients)
 
 
 @pytest.mark.parametrize("form", POOL)

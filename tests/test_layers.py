@@ -17,7 +17,7 @@ SHAPE = (3, 4, 5, 6)  # [C, H, W, B]
     [
         (layers.ConvPoolReLU(200), (3, 6, 6, 2), 5 * 5 * 3),
         (layers.Conv3x3(), (24, 2, 2, 2), 3 * 3 * 24),
-        (layers.Dense(600), (2, 50), 50),
+        (layers.Dense(600), (50, 2), 50),
     ],
 )
 def test_initial_values_are_uniform_in_the_bound(layer, shape, fan_in):
@@ -35,10 +35,10 @@ def test_weights_and_biases_are_drawn_apart():
 
 
 def test_dense():
-    x, kernel, bias = (np.random.default_rng(0).normal(size=s) for s in ((4, 3), (3, 2), (2,)))
+    x, kernel, bias = (np.random.default_rng(0).normal(size=s) for s in ((3, 4), (3, 2), (2,)))
     with jax.enable_x64(True):
         y = layers.Dense(2).apply({"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x))
-    np.testing.assert_allclose(y, np.einsum("bi,io->bo", x, kernel) + bias[None], rtol=1e-12)
+    np.testing.assert_allclose(y, kernel.T @ x + bias[:, None], rtol=1e-12)
 
 
 class TestBatchNorm:
@@ -125,7 +125,7 @@ class TestBatchNorm:
 
 def test_layers_have_no_state_but_batch_norm():
     modules = [layers.ConvPoolReLU(2), layers.Conv3x3(), layers.Dense(2)]
-    shapes = [(1, 6, 6, 1), (1, 2, 2, 1), (1, 2)]
+    shapes = [(1, 6, 6, 1), (1, 2, 2, 1), (2, 1)]
     for module, shape in zip(modules, shapes, strict=True):
         assert isinstance(module, nn.Module)
         assert set(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape))) == {"params"}

@@ -23,10 +23,10 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = images[:, ::4, ::4, 0].reshape(images.shape[0], 49)
-        x = layers.Dense(16)(x).T[:, None, None]  # [16, 1, 1, B]
+        x = images[:, ::4, ::4, 0].reshape(images.shape[0], 49).T
+        x = layers.Dense(16)(x)[:, None, None]  # [16, 1, 1, B]
         x = nn.relu(layers.BatchNorm()(x, train=train))
-        return layers.Dense(10)(x[:, 0, 0].T)
+        return layers.Dense(10)(x[:, 0, 0]).T
 
 
 MODEL = Tiny()
