@@ -19,6 +19,9 @@ multiply-adds of the network as defined, divided by the time, against the speed 
 of 1024 x 1024 matrices in the same process. The report gives no seconds but says that its two
 networks "take about the same time"; that ratio stands last.
 
+Programs on two threads are slow while their cores lie apart, see benchmarks/core_distance.py. The
+distance before and after each process, whichever was larger, is a column of the table: its range.
+
 Without PyTorch, or where JAX runs on another device than the CPU, mnist_jax is timed alone.
 """
 
@@ -125,6 +128,7 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
                 if (program.name, program.threads) in failed:
                     continue
                 conditions["load"].append(os.getloadavg()[0])
+                before = _core_distance()
                 result = _run(program, placement, config)
                 if isinstance(result, str):
                     failed.add((program.name, program.threads))
@@ -147,9 +151,12 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
                         "evaluation_seconds": [],
                         "matrix_product_gflops": [],
                         "peak_memory_mib": [],
+                        "core_distance_ns": [],
                     },
                 )
                 _add(row, result)
+                if before is not None:
+                    row["core_distance_ns"].append(max(before, _core_distance()))
                 console.print(
                     f"{number}/{config.repeats} {placement} {program.name}, "
                     f"{program.threads} threads: {row['epoch_seconds'][-1]:.2f} s"
@@ -179,6 +186,13 @@ def run_program(command: Sequence[str], cores: int) -> dict[str, Any] | str:
         lines = done.stderr.strip().splitlines()
         return lines[-1] if lines else f"exit status {done.returncode}"
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _core_distance() -> float | None:
+    """Nanoseconds, see benchmarks/core_distance.py; None where they cannot be measured."""
+    command = [sys.executable, "-m", "benchmarks.core_distance"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    return float(done.stdout.split()[0]) if done.returncode == 0 else None
 
 
 def _add(row: dict[str, list[float]], result: Mapping[str, Any]) -> None:
@@ -211,7 +225,15 @@ def table(timing: Mapping[str, Any]) -> Table:
     grid = Table(title="Seconds of a training epoch")
     for name in ("placement", "program"):
         grid.add_column(name, no_wrap=True)
-    for name in ("threads", "median", "range", "times mnist_jax", "in pairs", "compile, warm-up"):
+    for name in (
+        "threads",
+        "median",
+        "range",
+        "times mnist_jax",
+        "in pairs",
+        "compile, warm-up",
+        "ns apart",
+    ):
         grid.add_column(name, justify="right", no_wrap=True)
     rows = sorted(timing["rows"], key=lambda row: PLACEMENTS.index(row["placement"]))
     for row in rows:
@@ -229,6 +251,7 @@ def table(timing: Mapping[str, Any]) -> Table:
             ratio,
             pairs,
             f"{extra:.1f}",
+            f"{min(apart):.0f} to {max(apart):.0f}" if (apart := row["core_distance_ns"]) else "",
         )
     return grid
 

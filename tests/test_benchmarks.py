@@ -1,6 +1,7 @@
 """What the benchmarks compute from times, and that each program runs; nothing here is timed."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import epoch_time, jax_program, kernels, scaling
+from benchmarks import core_distance, epoch_time, jax_program, kernels, scaling
 from mnist_jax.model import PLACEMENTS
 
 CONDITIONS = {
@@ -34,6 +35,7 @@ def row(program: str, placement: str, threads: int, seconds: list[float], **othe
         "evaluation_seconds": [0.05],
         "matrix_product_gflops": [100.0],
         "peak_memory_mib": [400.0],
+        "core_distance_ns": [200.0],
     } | other
 
 
@@ -109,6 +111,7 @@ def test_without_pytorch_ours_is_timed_alone(monkeypatch, capsys):
         }
 
     monkeypatch.setattr(epoch_time, "_run", answer)
+    monkeypatch.setattr(epoch_time, "_core_distance", lambda: 200.0)
     config = epoch_time.Config(repeats=2)
     timing = epoch_time.measure(config, Console(markup=False))
     assert "pip install -e '.[torch]'" in capsys.readouterr().out
@@ -124,6 +127,20 @@ def test_a_program_that_fails_is_left_out(monkeypatch, capsys):
     timing = epoch_time.measure(epoch_time.Config(placement="none"), Console())
     assert timing["rows"] == []
     assert "mnist_jax is left out: no compiler" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads stay on no core")
+def test_a_byte_goes_to_another_core_and_back():
+    here = os.sched_getaffinity(0)
+    nanoseconds = core_distance.round_trip_nanoseconds(turns=5)
+    assert nanoseconds is None if len(here) < 2 else nanoseconds > 0
+    assert os.sched_getaffinity(0) == here
+
+
+def test_one_core_has_no_distance(monkeypatch, capsys):
+    monkeypatch.setattr(core_distance.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert core_distance.main() == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_our_program_trains_and_prints_json(synthetic, monkeypatch, capsys):
