@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     config = tyro.cli(Config, args=arguments, description=__doc__)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, 120)  # also in a file
+    console.width = max(console.width, 150)  # also in a file
     if config.repeats < 1 or config.epochs < 1:
         print("error: --repeats and --epochs must be at least 1", file=sys.stderr)
         return 2

@@ -12,12 +12,16 @@ variants are no longer in the tree.
 
 Kept
 - A product of 6x6 windows for convolution and pooling together, in place of convolutions in a scan
-  (jax issue 12868): a step takes 700; the two stages from stock operations alone, 10,600.
-- The batch last. With the channels last, vectors of 6 or 16 fill no register.
+  (jax issue 12868): a step takes 550; the two stages from stock operations alone, 10,600.
+- The batch last, everywhere. With the channels last, vectors of 6 or 16 fill no register. The dense
+  layers too: 550 in place of 580.
 - Barriers where an array must exist, and the flag that keeps them. Without them XLA fuses the
   pooled image into each of the nine slices that read it.
 - The older loop emitters of jaxlib 0.10: the maximum of four [6, 12, 12, 32] arrays takes 7, with
   the newer ones 107.
+- Two halves of the batch that do not wait for each other: 550 in place of 660. XLA runs one on each
+  thread, and each core keeps to its own half: on cores that lie far apart (core_distance.py) 0.9 s
+  an epoch in place of 1.2.
 - Weights as [36 C, 4 O]: laid out without a transpose (16 -> 3), and the product of conv2's weight
   gradient takes 57 in place of 69 (half a batch on one core).
 - A gather of rows for the last step of the windows' gradient; as a transpose it was fused into the
@@ -25,25 +29,35 @@ Kept
 - Pooling's choice as int8, made where the maximum is. Masks made again from the four convolution
   values took 32 + 12 a step for both stages, this takes 10 + 6.
 - Images gathered as flat rows of bytes: 14 in place of 30.
+- Batch norm's gradient as one formula, over one run of numbers a channel: of 850 a step before fc1
+  it saves 80. JAX's own took seven loops, four of which computed an index for each element.
 
 Dropped
-- The batch in two or four independent chains, or the upper and lower half of conv1's image: no
-  gain (0.71-0.74 s an epoch against 0.67). XLA's products share the two threads already.
-- Eigen's products in place of YNNPACK's, oneDNN, another scheduler of thunks: within 2 %.
+- Four parts of the batch: 790 in place of 590; four for conv1 alone, 610 in place of 550. Bands of
+  conv1's rows, and halves for the block's 3x3 convolution, take longer too. Parts as loops inside
+  the loop run one after another: XLA gives them the same memory.
+- Eigen's products in place of YNNPACK's, oneDNN, another scheduler of thunks: within 2 %, or worse.
 - Two CPU devices that share each batch's convolutions (`parallel.train_epoch` with a batch axis):
-  0.65 s against 0.70 without a block, but 0.98 against 0.94 before fc1 and 0.88 against 0.82 after
-  it. Each exchange takes 45 to 75, and what follows the convolutions is computed twice.
+  0.60, 0.88 and 0.82 s an epoch against 0.52, 0.72 and 0.69. Each exchange takes 58 or more, and
+  what follows the convolutions is computed twice. Where the cores lie far apart it is the faster
+  one: the same 0.60, 0.88 and 0.82 against 0.93, 1.36 and 1.14.
+- conv2's weight gradient put off until conv1's is ready, so that both cores have one: 640 in place
+  of 700 for the whole batch, but 650 in place of 590 for halves.
+- conv1's weight gradient as a sum of products over parts of its columns: 67 in place of 98 for six
+  parts of 1,536, no gain for other numbers, and the forward product then takes 83 in place of 51.
 - Windows by larger blocks than rows: the gather takes 35 to 51 in place of 20.
 - Winograd's F(2x2, 5x5): a quarter of the multiply-adds, but 36 intermediate values for each pooled
   pixel and channel where now there are 4, and XLA offers no loop that keeps them in cache. Not
   built.
 
-What holds the rest. Of 700 a step, conv2's three products take 84, 76 and 66, two thirds and more
-of the speed of a large product, and conv1's weight gradient 95: its output is only 36 x 24, YNNPACK
-divides a product among threads by its output, and so one core works; batched forms take 97 to 310.
-Of the rest most are loops over arrays of a megabyte that take 5 to 40 each. One core alone needs
-0.86 s an epoch, so the second one saves only a fifth. After fc1, the optimiser's passes over the
-taps that meet padding alone, 230,400 of 304,106 parameters, take about 100.
+What holds the rest. One core alone needs 0.83 s an epoch, so two could reach 0.42 and reach 0.52.
+XLA's executor hands work to a second thread when an operation says that it may block, or when more
+than eight are ready. The products of conv1's weight gradient say no such thing, because 36 x 24
+outputs are too few to divide: the two halves', 50 each, follow one another on one core while the
+other one waits. So do the dense layers, 130 a step. On one core the five products of the stages
+take 570 of 880, two thirds and more of the speed of a large product, and do 36/25 of the arithmetic
+needed. After fc1, the optimiser's passes over the taps that meet padding alone, 230,400 of 304,106
+parameters, take about 70: they are as fast as the memory.
 
 conv1's value alone is faster in its reference form. Training needs the gradient too.
 """

