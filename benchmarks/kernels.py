@@ -50,14 +50,15 @@ Dropped
   pixel and channel where now there are 4, and XLA offers no loop that keeps them in cache. Not
   built.
 
-What holds the rest. One core alone needs 0.83 s an epoch, so two could reach 0.42 and reach 0.52.
+What holds the rest. One core alone needs 0.77 s an epoch, so two could reach 0.39 and reach 0.52.
 XLA's executor hands work to a second thread when an operation says that it may block, or when more
 than eight are ready. The products of conv1's weight gradient say no such thing, because 36 x 24
 outputs are too few to divide: the two halves', 50 each, follow one another on one core while the
-other one waits. So do the dense layers, 130 a step. On one core the five products of the stages
-take 570 of 880, two thirds and more of the speed of a large product, and do 36/25 of the arithmetic
-needed. After fc1, the optimiser's passes over the taps that meet padding alone, 230,400 of 304,106
-parameters, take about 70: they are as fast as the memory.
+other one waits. So do the dense layers, 130 a step. On one core, with the whole batch, the five
+products of the stages take 570 of 920, at half the speed of a large product (conv1's weights) to
+five sixths and more of it (conv2), and do 36/25 of the arithmetic needed. After fc1, the
+optimiser's passes over the taps that meet padding alone, 230,400 of 304,106 parameters, take about
+70: they are as fast as the memory.
 
 conv1's value alone is faster in its reference form. Training needs the gradient too.
 """
