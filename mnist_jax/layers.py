@@ -110,8 +110,9 @@ class BatchNorm(nn.Module):
         else:
             gain = scale * lax.rsqrt(var.value + self.epsilon)  # [C]
             y = (flat - mean.value[:, None]) * gain[:, None] + bias[:, None]
+        y = y.reshape(x.shape)
         # The gradient of the ReLU that follows asks where y was positive.
-        return kernels.in_memory(y.reshape(x.shape))
+        return kernels.in_memory(y) if train else y
 
 
 def share_of_batch(x: jax.Array, axis_name: str | None, axis: int = -1) -> jax.Array:
