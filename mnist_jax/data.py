@@ -27,14 +27,21 @@ from mnist_jax.sources import DataError
 log = logging.getLogger("mnist_jax")
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
-Normalisation = Literal["half", "mnist", "none"]
 
-# Mean and standard deviation of x/255. `half` is what reproduces the report; `mnist` are the
-# training set's own moments, to four digits, as PyTorch's MNIST example has them.
-NORMALISATIONS: dict[str, tuple[float, float]] = {
-    "half": (0.5, 0.5),
-    "mnist": (0.1307, 0.3081),
-    "none": (0.0, 1.0),
+
+class Pixels(NamedTuple):
+    """How a network sees a pixel x of 0..255: as (x/255 - mean)/std."""
+
+    mean: float
+    std: float
+
+
+# `half` is what reproduces the report; `mnist` are the training set's own moments, to four digits,
+# as PyTorch's MNIST example has them.
+PIXELS: dict[str, Pixels] = {
+    "half": Pixels(0.5, 0.5),
+    "mnist": Pixels(0.1307, 0.3081),
+    "none": Pixels(0.0, 1.0),
 }
 
 VERSION = "3.0.1"  # of all three datasets in TFDS
@@ -117,19 +124,18 @@ def digests(train: Split, test: Split) -> dict[str, str]:
 
 
 def normalise(
-    images: np.ndarray | jax.Array, mean: float, std: float, *, dtype: Any = jnp.float32
+    images: np.ndarray | jax.Array, pixels: Pixels, *, dtype: Any = jnp.float32
 ) -> jax.Array:
     """Returns ((x / 255) - mean) / std, computed in at least float32, in `dtype`.
 
     Args:
       images: any shape, uint8, 0..255.
-      mean: of x/255, see `NORMALISATIONS`.
-      std: standard deviation of x/255.
+      pixels: mean and standard deviation of x/255, see `PIXELS`.
       dtype: of the result.
     """
     wide = dtype if jnp.finfo(dtype).bits > 32 else jnp.float32
     x = jnp.asarray(images).astype(wide)
-    return ((x / 255 - mean) / std).astype(dtype)
+    return ((x / 255 - pixels.mean) / pixels.std).astype(dtype)
 
 
 def _sha256(data: bytes | np.ndarray) -> str:

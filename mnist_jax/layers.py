@@ -4,7 +4,6 @@
 array, see kernels.py.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -113,35 +112,3 @@ class BatchNorm(nn.Module):
         y = y.reshape(x.shape)
         # The gradient of the ReLU that follows asks where y was positive.
         return kernels.in_memory(y) if train else y
-
-
-def share_of_batch(x: jax.Array, axis_name: str | None, axis: int = -1) -> jax.Array:
-    """This device's part of an array's batch axis; all of it if no `axis_name` is given."""
-    if axis_name is None:
-        return x
-    size = x.shape[axis] // lax.axis_size(axis_name)
-    return lax.dynamic_slice_in_dim(x, lax.axis_index(axis_name) * size, size, axis)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def whole_batch(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """The shares of all devices, `[..., B / devices]` each, as `[..., B]` on every device.
-
-    All devices then compute the same and get the same gradient, so backward each one takes its
-    share of it and nothing is exchanged.
-    """
-    if axis_name is None:
-        return x
-    shares = jnp.moveaxis(lax.all_gather(x, axis_name), 0, -2)  # [..., devices, B / devices]
-    return shares.reshape(*x.shape[:-1], -1)
-
-
-def _whole_batch_forward(x, axis_name):
-    return whole_batch(x, axis_name), None
-
-
-def _whole_batch_backward(axis_name, _, dy):
-    return (share_of_batch(dy, axis_name),)
-
-
-whole_batch.defvjp(_whole_batch_forward, _whole_batch_backward)

@@ -1,23 +1,15 @@
 """The report's networks: LeNet, and LeNet with a residual block before or after fc1."""
 
-import functools
-import math
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mnist_jax.data import PIXELS, Pixels, normalise
 from mnist_jax.kernels import in_memory
-from mnist_jax.layers import (
-    BatchNorm,
-    Conv3x3,
-    ConvPoolReLU,
-    Dense,
-    share_of_batch,
-    whole_batch,
-)
+from mnist_jax.layers import BatchNorm, Conv3x3, ConvPoolReLU, Dense
 
 Placement = Literal["none", "before_fc1", "after_fc1"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
@@ -45,20 +37,17 @@ class LeNet(nn.Module):
 
     Attributes:
       placement: where the residual block stands.
-      axis_name: a mapped axis whose devices share the work on each batch, or None.
+      pixels: how the network sees a pixel, so that training and prediction cannot disagree.
+      dtype: of parameters and arithmetic.
     """
 
     placement: Placement
-    axis_name: str | None = None
-
-    # Two thirds of the arithmetic and more are convolutions, so with `axis_name` each device does
-    # these on its part of the batch. What follows is done on every device for the whole batch:
-    # batch normalisation needs it, and exchanging its statistics takes longer than computing them.
-    shared_layers: ClassVar[tuple[str, ...]] = ("conv1", "conv2")
+    pixels: Pixels = PIXELS["half"]
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[B, 10]` of normalised images `[B, 28, 28, 1]`.
+        """Logits `[B, 10]` of images `[B, 28, 28, 1]` uint8 as MNIST stores them.
 
         Raises:
           ValueError: the placement is unknown, or in training the block sees one value a channel.
@@ -66,10 +55,11 @@ class LeNet(nn.Module):
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {PLACEMENTS}, not {self.placement!r}")
         chex.assert_shape(images, (None, 28, 28, 1))
-        x = share_of_batch(images, self.axis_name, axis=0).transpose(3, 1, 2, 0)  # [1, 28, 28, B]
+        chex.assert_type(images, jnp.uint8)
+        x = normalise(images, self.pixels, dtype=self.dtype)
+        x = x.transpose(3, 1, 2, 0)  # [1, 28, 28, B]
         x = ConvPoolReLU(6, name="conv1")(x)  # [6, 12, 12, B]
         x = ConvPoolReLU(16, name="conv2")(x)  # [16, 4, 4, B]
-        x = whole_batch(x, self.axis_name)
         if self.placement == "before_fc1":
             x = ResidualBlock(name="resnet_block")(x, train=train)
         x = in_memory(x.reshape(256, -1))  # [256, B], channel by channel as in PyTorch
@@ -80,44 +70,3 @@ class LeNet(nn.Module):
             x = x[:, 0, 0]  # [120, B]
         x = nn.relu(Dense(84, name="fc2")(x))  # [84, B]
         return Dense(10, name="fc3")(x).T  # [B, 10]
-
-
-class Layer(NamedTuple):
-    """One row of a network's summary."""
-
-    name: str
-    shape: tuple[int, ...]  # of its output for one image
-    parameters: int
-    multiply_adds: int  # for one image, the products of its convolution or dense layer
-
-
-def summary(placement: Placement) -> list[Layer]:
-    """The layers of a network in the order in which they compute."""
-    calls = []
-
-    def record(call, args, kwargs, context):
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            calls.append((context.module.path, output.shape))
-        return output
-
-    with nn.intercept_methods(record):
-        params = jax.eval_shape(
-            lambda key: LeNet(placement).init(key, jnp.zeros((1, 28, 28, 1)), train=False),
-            jax.random.key(0),
-        )["params"]
-    return [
-        _layer(path, shape, functools.reduce(lambda tree, name: tree[name], path, params))
-        for path, shape in calls
-        if path and path[-1] != "resnet_block"
-    ]
-
-
-def _layer(path, shape, params) -> Layer:
-    shape = shape[:-1]  # [F] or [C, H, W]: no batch
-    places = math.prod(shape[1:])  # where a kernel is applied
-    if path in (("conv1",), ("conv2",)):
-        places *= 4  # before pooling
-    products = params["kernel"].size * places if "kernel" in params else 0
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Layer("/".join(path), shape, size, products)

@@ -16,12 +16,14 @@ PyTorch counts the training steps of a BatchNorm layer in `num_batches_tracked`.
 use the number as long as its momentum is set, and our variables do not have it.
 """
 
+import json
 import os
+import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,7 @@ import safetensors.numpy
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
+from mnist_jax.data import Pixels
 from mnist_jax.model import Placement
 
 # PyTorch's name of a tensor to its collection and name in Flax; for `weight` see `_flax_path`.
@@ -38,6 +41,7 @@ _FLAX_NAMES = {
     "running_var": ("batch_stats", "var"),
 }
 _COUNTER = "num_batches_tracked"
+MAX_BYTES = 2**24  # the largest network in float64 takes a seventh of it
 
 
 def shapes(placement: Placement) -> dict[str, tuple[int, ...]]:
@@ -68,7 +72,7 @@ def _block_shapes(channels: int) -> dict[str, dict[str, tuple[int, ...]]]:
     return {f"resnet_block.{name}": tensors for name, tensors in modules.items()}
 
 
-def to_torch(variables: chex.ArrayTree, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
+def to_torch(variables: Any, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
     """The variables of a `LeNet` as PyTorch's `state_dict`, in PyTorch's order.
 
     Args:
@@ -126,43 +130,107 @@ def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dic
     return variables
 
 
+class Weights(NamedTuple):
+    """What a file of weights holds."""
+
+    placement: Placement  # as the shapes tell
+    pixels: Pixels | None  # what the network was trained with; None where the file does not say
+    variables: dict[str, Any]  # of `LeNet(placement, pixels)`
+
+
 def save(
-    path: str | os.PathLike[str], variables: chex.ArrayTree, num_batches_tracked: int = 0
+    path: str | os.PathLike[str],
+    variables: Any,
+    *,
+    pixels: Pixels,
+    num_batches_tracked: int = 0,
 ) -> None:
-    """Writes `to_torch` of the variables as a .safetensors file; see there for the arguments.
+    """Writes `to_torch` of the variables as a .safetensors file.
+
+    Args:
+      path: of the file, which is there whole or not at all.
+      variables: see `to_torch`.
+      pixels: how the network sees a pixel; the file's metadata keep it.
+      num_batches_tracked: see `to_torch`.
 
     Raises:
       OSError: the file cannot be written.
     """
-    Path(path).write_bytes(safetensors.numpy.save(to_torch(variables, num_batches_tracked)))
+    metadata = {"format": "pt", "pixels_mean": repr(pixels.mean), "pixels_std": repr(pixels.std)}
+    content = safetensors.numpy.save(to_torch(variables, num_batches_tracked), metadata)
+    path = Path(path)
+    aside = path.with_name(path.name + ".incomplete")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
-def load(path: str | os.PathLike[str], placement: Placement) -> dict[str, Any]:
-    """Reads what `save` or a PyTorch user wrote, as the variables of `LeNet(placement)`.
+def load(path: str | os.PathLike[str]) -> Weights:
+    """Reads what `save` or a PyTorch user wrote.
 
     Args:
-      path: a .safetensors file.
-      placement: of the network it must fit.
+      path: a .safetensors file of one of the report's networks.
 
     Returns:
-      As `from_torch`, but device arrays: float64 becomes float32 unless `jax_enable_x64` is set.
+      The weights as device arrays: float64 becomes float32 unless `jax_enable_x64` is set.
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: one line, naming the file: it is no .safetensors file, damaged, or of another
-        network.
+      ValueError: one line, naming the file: it is no .safetensors file, damaged, of another
+        network, or holds numbers that are not finite.
     """
-    content = Path(path).read_bytes()
+    content = _read(Path(path))
     try:
         state_dict = safetensors.numpy.load(content)
+        pixels = _pixels(content)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a .safetensors file, or damaged: {error}") from error
     except KeyError as error:  # a dtype that numpy does not have, as BF16
         raise ValueError(f"{path}: must be float32 or float64, not {error.args[0]}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: metadata that cannot be read: {error}") from error
+    bias = state_dict.get("resnet_block.bn1.bias")
+    placement = "none" if bias is None else "before_fc1" if bias.shape == (16,) else "after_fc1"
     try:
-        return jax.tree.map(jnp.asarray, from_torch(state_dict, placement))
+        variables = from_torch(state_dict, placement)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise ValueError(f"{path}: weights that are not finite")
+    return Weights(placement, pixels, jax.tree.map(jnp.asarray, variables))
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a regular file of a possible size.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is none.
+    """
+    status = path.stat()  # before opening: a named pipe would wait for its writer
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"{path}: larger than any file of these networks")
+    return path.read_bytes()
+
+
+def _pixels(content: bytes) -> Pixels | None:
+    """The pixel scale in a file's metadata; content that `safetensors` has read without error."""
+    (length,) = struct.unpack_from("<Q", content)
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    if "pixels_mean" not in metadata:
+        return None
+    pixels = Pixels(float(metadata["pixels_mean"]), float(metadata["pixels_std"]))
+    if not (np.isfinite(pixels).all() and pixels.std > 0):
+        raise ValueError(f"no pixel scale: {pixels}")
+    return pixels
 
 
 def _placement(params: Mapping[str, Any]) -> Placement:

@@ -1,103 +1,109 @@
-"""Training as a pure function: (state, data, key) to (state, metrics), an epoch at a time.
+"""Training as a pure function: (state, data, order) to (state, metrics), an epoch at a time.
 
-`B` is the batch size and `N` the number of examples of a split.
+`B` is the batch size and `N` the number of examples of a split. The functions here are not
+compiled; `compiled` gives the programs of one network and optimiser, and `fit` runs them.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
-from mnist_jax import metrics
-from mnist_jax.data import Split, normalise
+from mnist_jax import compilation, metrics
+from mnist_jax.data import Split
 from mnist_jax.kernels import in_memory
 from mnist_jax.metrics import Metrics
+
+Variables = Any  # Flax's: {"params": ..., "batch_stats": ...}
 
 
 class TrainState(NamedTuple):
     """All that training changes."""
 
-    params: chex.ArrayTree
-    batch_stats: chex.ArrayTree  # running mean and variance; {} without a block
+    params: Any  # a tree of arrays, as are the two others
+    batch_stats: Any  # running mean and variance; {} without a block
     opt_state: optax.OptState
 
 
+class Evaluation(NamedTuple):
+    """What a network says of a split, and how right it is."""
+
+    metrics: Metrics
+    logits: jax.Array  # [N, 10]
+
+
 class Epoch(NamedTuple):
-    """What one epoch left behind."""
+    """The state after an epoch of `fit`, and the metrics of that epoch."""
 
     number: int  # 1, 2, ...
     state: TrainState
-    train: Metrics  # of the batches as they were trained on
-    test: Metrics
+    train: Metrics  # of each batch before its step, with the weights of that moment
+    test: Evaluation  # after the epoch, on the whole test split
+
+
+class Programs(NamedTuple):
+    """The compiled programs of one network, optimiser and batch size; see `compiled`."""
+
+    init_state: Callable[[chex.PRNGKey], TrainState]
+    train_epoch: Callable[[TrainState, Split, jax.Array], tuple[TrainState, Metrics]]
+    evaluate: Callable[[Variables, Split], Evaluation]
 
 
 def init_state(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    key: chex.PRNGKey,
-    dtype: jnp.dtype = jnp.float32,
+    model: nn.Module, tx: optax.GradientTransformation, key: chex.PRNGKey
 ) -> TrainState:
-    """A fresh state. `key` is consumed. Parameters have the given dtype."""
-    variables = model.init(key, jnp.zeros((2, 28, 28, 1), dtype), train=True)
-    return start_from(variables, tx)
+    """A fresh state of a `LeNet`, drawn as PyTorch draws it. `key` is consumed."""
+    return start_from(model.init(key, jnp.zeros((2, 28, 28, 1), jnp.uint8), train=True), tx)
 
 
-def start_from(variables: chex.ArrayTree, tx: optax.GradientTransformation) -> TrainState:
+def start_from(variables: Variables, tx: optax.GradientTransformation) -> TrainState:
     """A state with given `params` and `batch_stats` and a fresh optimiser."""
     params = variables["params"]
     return TrainState(params, variables.get("batch_stats", {}), tx.init(params))
 
 
-def variables_of(state: TrainState) -> chex.ArrayTree:
-    """The Flax variables of a state, for `model.apply`."""
+def variables_of(state: TrainState) -> Variables:
+    """The Flax variables of a state, for `predict`, `evaluate` and `model.apply`."""
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def train_step(
-    state: TrainState,
-    images: jax.Array,
-    labels: jax.Array,
-    *,
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    mean: float,
-    std: float,
+    state: TrainState, batch: Split, *, model: nn.Module, tx: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
     """One step on one batch.
 
     Args:
       state: where to start.
-      images: `[B, 28, 28, 1]` uint8.
-      labels: `[B]` int32.
-      model: the network, called with normalised images and `train=True`.
+      batch: images `[B, 28, 28, 1]` uint8 and labels `[B]` int32.
+      model: the network, called with the images and `train=True`.
       tx: the optimiser.
-      mean: of x/255, see `data.NORMALISATIONS`.
-      std: of x/255.
 
     Returns:
       The next state, and the metrics of this batch before the step.
     """
-    chex.assert_shape(images, (labels.shape[0], 28, 28, 1))
-    dtype = jax.tree.leaves(state.params)[0].dtype
+    size = batch.labels.shape[0]
+    chex.assert_shape(batch.images, (size, 28, 28, 1))
 
-    def loss(params):
+    def loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            normalise(images, mean, std, dtype=dtype),
+            batch.images,
             train=True,
             mutable=["batch_stats"],
         )
-        batch = metrics.of_batch(logits, labels)
-        return batch.loss / labels.shape[0], (batch, updates.get("batch_stats", {}))
+        sums = metrics.of_batch(logits, batch.labels)
+        return sums.loss / size, (sums, updates.get("batch_stats", {}))
 
-    gradients, (batch, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+    gradients, (sums, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    return TrainState(optax.apply_updates(state.params, updates), batch_stats, opt_state), batch
+    return TrainState(optax.apply_updates(state.params, updates), batch_stats, opt_state), sums
 
 
 def epoch_order(key: chex.PRNGKey, epoch: int | jax.Array, size: int) -> jax.Array:
@@ -116,8 +122,7 @@ def train_epoch(
     model: nn.Module,
     tx: optax.GradientTransformation,
     batch_size: int,
-    mean: float,
-    std: float,
+    batch_sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Steps through a split in a given order; the last, partial batch is trained on too.
 
@@ -128,23 +133,25 @@ def train_epoch(
       model: see `train_step`.
       tx: see `train_step`.
       batch_size: `B`.
-      mean: see `train_step`.
-      std: see `train_step`.
+      batch_sharding: how devices divide the batch axis among them, see `parallel.over_batch`.
 
     Returns:
       The state after the epoch and the sums over its `N` examples.
     """
     size = order.shape[0]
     whole = size - size % batch_size
-    rows = split.images.reshape(split.images.shape[0], -1)  # an image is one run of bytes to copy
+    images, labels = jax.tree.map(jnp.asarray, split)  # numpy arrays have no traced index
+    rows = images.reshape(images.shape[0], -1)  # [N, 784]: an image is one run of bytes to copy
 
-    def step(carry, batch):
+    def step(
+        carry: tuple[TrainState, Metrics], chosen: jax.Array
+    ) -> tuple[tuple[TrainState, Metrics], None]:
         state, sums = carry
-        images = in_memory(rows[batch]).reshape(-1, *split.images.shape[1:])
-        state, batch_metrics = train_step(
-            state, images, split.labels[batch], model=model, tx=tx, mean=mean, std=std
-        )
-        return (state, sums + batch_metrics), None
+        batch = Split(in_memory(rows[chosen]).reshape(-1, *images.shape[1:]), labels[chosen])
+        if batch_sharding is not None and not chosen.shape[0] % batch_sharding.num_devices:
+            batch = lax.with_sharding_constraint(batch, batch_sharding)
+        state, batch_sums = train_step(state, batch, model=model, tx=tx)
+        return (state, sums + batch_sums), None
 
     carry = state, metrics.zero(jax.tree.leaves(state.params)[0].dtype)
     carry, _ = lax.scan(step, carry, order[:whole].reshape(-1, batch_size))
@@ -154,85 +161,114 @@ def train_epoch(
 
 
 def predict(
-    state: TrainState,
-    images: jax.Array,
+    variables: Variables,
+    images: jax.Array | np.ndarray,
     *,
     model: nn.Module,
-    batch_size: int,
-    mean: float,
-    std: float,
+    batch_size: int = 500,
+    statistics: Literal["running", "batch"] = "running",
 ) -> jax.Array:
-    """Logits `[N, 10]` of images `[N, 28, 28, 1]` uint8, with the running statistics."""
-    dtype = jax.tree.leaves(state.params)[0].dtype
+    """Logits `[N, 10]` of images `[N, 28, 28, 1]` uint8.
 
-    def logits(batch):
-        images = normalise(batch, mean, std, dtype=dtype)
-        return model.apply(variables_of(state), images, train=False)
+    Args:
+      variables: the network's, see `variables_of`.
+      images: as MNIST stores them; the network normalises them itself.
+      model: the network.
+      batch_size: how many images are computed at once. With running statistics it changes the
+        memory that this takes, not the result.
+      statistics: what batch normalisation normalises with: the running statistics of training, or
+        those of each batch, as PyTorch does in a model without a call of `eval()`.
+    """
+    images = jnp.asarray(images)
+
+    def logits(batch: jax.Array) -> jax.Array:
+        if statistics == "running":
+            return model.apply(variables, batch, train=False)
+        return model.apply(variables, batch, train=True, mutable=["batch_stats"])[0]
 
     whole = images.shape[0] - images.shape[0] % batch_size
-    batches = images[:whole].reshape(-1, batch_size, *images.shape[1:])
-    parts = [lax.map(logits, batches).reshape(whole, metrics.CLASSES)]
+    parts = []
+    if whole:
+        batches = images[:whole].reshape(-1, batch_size, *images.shape[1:])
+        parts.append(lax.map(logits, batches).reshape(whole, metrics.CLASSES))
     if whole < images.shape[0]:
         parts.append(logits(images[whole:]))
     return jnp.concatenate(parts)
 
 
 def evaluate(
-    state: TrainState,
+    variables: Variables,
     split: Split,
     *,
     model: nn.Module,
-    batch_size: int,
-    mean: float,
-    std: float,
-) -> Metrics:
-    """The sums over a whole split, see `predict`."""
-    logits = predict(state, split.images, model=model, batch_size=batch_size, mean=mean, std=std)
-    return metrics.of_batch(logits, split.labels)
+    batch_size: int = 500,
+    statistics: Literal["running", "batch"] = "running",
+) -> Evaluation:
+    """Predictions and sums over a whole split; the arguments are those of `predict`."""
+    logits = predict(
+        variables, split.images, model=model, batch_size=batch_size, statistics=statistics
+    )
+    return Evaluation(metrics.of_batch(logits, jnp.asarray(split.labels)), logits)
 
 
-_SETTINGS = ("model", "batch_size", "mean", "std")
-_train_epoch = jax.jit(train_epoch, static_argnames=(*_SETTINGS, "tx"))
-_evaluate = jax.jit(evaluate, static_argnames=_SETTINGS)
+def compiled(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    batch_size: int = 64,
+    test_batch_size: int = 500,
+) -> Programs:
+    """The functions above for one network, jitted with the options that suit the device.
+
+    Each call makes new programs, and each of these compiles when it is first called, so keep the
+    result and use it again.
+
+    Args:
+      model: see `train_step`.
+      tx: see `train_step`.
+      batch_size: of training.
+      test_batch_size: of evaluation, see `predict`.
+    """
+    # Drawing runs once, so the time to compile it counts: 0.5 s in place of 0.7.
+    quickly = {"xla_backend_optimization_level": 1}
+    return Programs(
+        init_state=jax.jit(
+            partial(init_state, model, tx), compiler_options=compilation.options() | quickly
+        ),
+        train_epoch=compilation.jit(
+            partial(train_epoch, model=model, tx=tx, batch_size=batch_size)
+        ),
+        evaluate=compilation.jit(partial(evaluate, model=model, batch_size=test_batch_size)),
+    )
 
 
 def fit(
+    programs: Programs,
     state: TrainState,
-    train: Split,
-    test: Split,
+    train_split: Split,
+    test_split: Split,
     key: chex.PRNGKey,
     *,
-    model: nn.Module,
-    tx: optax.GradientTransformation,
     epochs: int,
-    batch_size: int,
-    mean: float,
-    std: float,
-    test_batch_size: int = 500,
+    done: int = 0,
 ) -> Iterator[Epoch]:
     """Trains for some epochs and yields after each one.
 
     Args:
+      programs: see `compiled`.
       state: where to start.
-      train: the split to train on; give it as device arrays.
-      test: the split to evaluate on.
+      train_split: the split to train on.
+      test_split: the split to evaluate on.
       key: of the order of the examples, see `epoch_order`.
-      model: see `train_step`.
-      tx: see `train_step`.
-      epochs: how many.
-      batch_size: see `train_epoch`.
-      mean: see `train_step`.
-      std: see `train_step`.
-      test_batch_size: changes the memory that evaluation takes, not its result.
+      epochs: the number of the last epoch.
+      done: how many epochs the state has behind it already.
 
     Yields:
       Each epoch with its state and metrics, when both are computed.
     """
-    scale = {"mean": mean, "std": std}
-    for number in range(1, epochs + 1):
-        order = epoch_order(key, number, train.labels.shape[0])  # [N]
-        state, sums = _train_epoch(
-            state, train, order, model=model, tx=tx, batch_size=batch_size, **scale
-        )
-        tested = _evaluate(state, test, model=model, batch_size=test_batch_size, **scale)
+    train_split, test_split = jax.device_put((train_split, test_split))
+    for number in range(done + 1, epochs + 1):
+        order = epoch_order(key, number, train_split.labels.shape[0])  # [N]
+        state, sums = programs.train_epoch(state, train_split, order)
+        tested = programs.evaluate(variables_of(state), test_split)
         yield jax.block_until_ready(Epoch(number, state, sums, tested))

@@ -1,0 +1,112 @@
+"""What the commands print: their console, their progress, the report's lines, tables."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments.options import UsageError
+from experiments.published import Compared
+from mnist_jax.summary import Layer
+
+
+class _Output:
+    """The standard output, whose full disk is not mistaken for that of a file of ours."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stdout.write(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"the standard output cannot be written: {error.strerror}") from error
+
+    def flush(self) -> None:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"the standard output cannot be written: {error.strerror}") from error
+
+
+def console(*, quiet: bool = False) -> Console:
+    """The console of a command: plain text, lines as long as they are."""
+    return Console(
+        file=_Output(),  # type: ignore[arg-type]  (it is a text file in all that rich uses)
+        quiet=quiet,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def progress(console: Console) -> Progress:
+    """A bar of the epochs done and the time left, on a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal or console.quiet,
+        transient=True,
+        # An epoch takes longer than the 30 s over which rich would estimate the speed.
+        speed_estimate_period=3600,
+    )
+
+
+def epoch_line(row: Mapping[str, float]) -> str:
+    """The report's own line, and the seconds."""
+    return (
+        "Epoch {epoch}, train:: loss: {train_loss:.4f}, accuracy: {train_accuracy_percent:.4f}% "
+        "test:: loss: {test_loss:.4f}, accuracy: {test_accuracy_percent:.4f}% ({seconds:.2f} s)"
+    ).format(**row)
+
+
+def per_class_lines(confusion: np.ndarray) -> Iterator[str]:
+    """The report's own lines, whole percent cut off as there, and the counts.
+
+    Args:
+      confusion: [10, 10] images, row = label, column = prediction.
+    """
+    for digit, row in enumerate(confusion):
+        correct, count = int(row[digit]), int(row.sum())
+        percent = 100 * correct // count if count else 0
+        yield f"Accuracy of {digit:6} : {percent:2} % ({correct} of {count})"
+
+
+def report_table(compared: Sequence[Compared]) -> Table:
+    """A run's last epoch beside the report's."""
+    table = Table("last epoch", title="Beside the report", box=box.SIMPLE_HEAD)
+    for name in ("ours", "report", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in compared:
+        table.add_row(
+            row.metric.replace("_", " "),
+            f"{row.ours:.4f}",
+            f"{row.published:.4f}",
+            f"{row.difference:+.4f}",
+        )
+    return table
+
+
+def summary_table(title: str, layers: Sequence[Layer]) -> Table:
+    """A network layer by layer."""
+    table = Table(title=title, show_footer=True, box=box.SIMPLE_HEAD)
+    table.add_column("layer", "total", no_wrap=True)
+    table.add_column("output shape", no_wrap=True)
+    for name in ("parameters", "multiply_adds"):
+        total = sum(getattr(layer, name) for layer in layers)
+        table.add_column(name.replace("_", "-"), f"{total:,}", justify="right", no_wrap=True)
+    for layer in layers:
+        shape = " x ".join(map(str, layer.shape))
+        table.add_row(layer.name, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
+    return table

@@ -1,0 +1,68 @@
+"""The options with which XLA compiles our programs on CPU, each with its reason.
+
+They are options of one `jax.jit`, so they hold for our programs and for nothing else in the
+process, and it does not matter when JAX was started. JAX refuses a jit with options inside another
+jit: options belong on the outermost one, and `train.compiled` and `parallel.compiled` put them
+there.
+"""
+
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+# For every jaxlib that was tried (0.10.2 and 0.12.0.1).
+_COMMON: dict[str, str | bool] = {
+    # Keeps `optimization_barrier` until code is emitted. Without it XLA:CPU drops the barriers of
+    # kernels.py first, and then fuses a pooled image into each of the nine slices that read it.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+    # Vectors of 16 floats where the processor has them; the default stops at 8.
+    "xla_cpu_prefer_vector_width": "512",
+}
+_BY_RELEASE: dict[tuple[int, int], dict[str, str | bool]] = {
+    (0, 10): {
+        # The older emitters vectorise loops over slices; the newer ones compute an index for each
+        # element: the maximum of four [6, 12, 12, 32] arrays takes 107 us with them and 7 without.
+        "xla_cpu_use_fusion_emitters": False,
+        # The default less fused reductions, whose large sums are wrong or crash: jax issues 39103
+        # and 40412.
+        "xla_cpu_experimental_ynn_fusion_type": (
+            "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+        ),
+    },
+    (0, 12): {},
+}
+
+
+def known_release() -> bool:
+    """Whether the options were tried on the installed jaxlib; if not, none are given."""
+    return _release() in _BY_RELEASE
+
+
+def options(platform: str | None = None) -> dict[str, str | bool]:
+    """The options for `jax.jit(..., compiler_options=...)`.
+
+    Args:
+      platform: `cpu`, `gpu`, ...; None means the platform that JAX computes on by default.
+
+    Returns:
+      Empty unless the platform is `cpu` and the installed jaxlib one that they were tried on. An
+      option that the user has set in `XLA_FLAGS` is left to the user.
+    """
+    if (platform or jax.default_backend()) != "cpu" or not known_release():
+        return {}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    users = {flag.partition("=")[0].removeprefix("--") for flag in flags}
+    wanted = _COMMON | _BY_RELEASE[_release()]
+    return {name: value for name, value in wanted.items() if name not in users}
+
+
+def jit(function: Callable[..., Any], **settings: Any) -> Any:
+    """`jax.jit` with `options()`; its result cannot be called inside another jit."""
+    return jax.jit(function, compiler_options=options(), **settings)
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in version("jaxlib").split(".")[:2])
