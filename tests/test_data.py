@@ -1,13 +1,6 @@
-"""Preparing, reading and caching: with small made-up files, and with real MNIST where it is."""
+"""Splits, pixels and where the data lie. How they get there is for `test_prepare.py`."""
 
-import gzip
 import hashlib
-import json
-import logging
-import shutil
-import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -15,282 +8,98 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MIRROR
-from PIL import Image
-from test_sources import idx, made_up, write_originals
+from test_sources import made_up
 
-from mnist_jax import data, sources
-from mnist_jax.data import DataError, load_mnist, normalise
+from mnist_jax import data, prepare, sources
+from mnist_jax.data import PIXELS, DataError, Pixels, load_mnist, normalise
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    monkeypatch.delenv("MNIST_MIRROR", raising=False)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    """A mirror with made-up files that pass for the originals of every data set."""
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-    originals = write_originals(folder, made_up())
-    monkeypatch.setattr(data, "_originals", lambda dataset: originals)
-    return folder
+def asked(monkeypatch):
+    """What `prepare.load` is asked for; it answers with the made-up arrays."""
+    calls = []
+
+    def load(folder, mirror):
+        calls.append((folder, mirror))
+        arrays = made_up()
+        return {n: a[..., None] if n.endswith("images") else a for n, a in arrays.items()}
+
+    monkeypatch.setattr(prepare, "load", load)
+    return calls
 
 
-@pytest.fixture
-def prepared(tmp_path, mirror):
-    """The folder of a kmnist prepared from the mirror."""
-    load_mnist(tmp_path / "data", mirror, dataset="kmnist")
-    return tmp_path / "data" / "kmnist" / data.VERSION
+def test_loads_two_splits(tmp_path, asked):
+    for split, name in zip(load_mnist(tmp_path), ("train", "test"), strict=True):
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+        np.testing.assert_array_equal(split.images[..., 0], made_up()[f"{name}_images"])
+        np.testing.assert_array_equal(split.labels, made_up()[f"{name}_labels"])
+    assert asked == [(tmp_path / "mnist" / "3.0.1", None)]
 
 
-def load(prepared: Path) -> dict[str, np.ndarray]:
-    train, test = load_mnist(prepared.parent.parent, dataset="kmnist")
-    return dict(zip(sources.FILES, (*train, *test), strict=True))
-
-
-def assert_made_up(arrays: dict[str, np.ndarray]) -> None:
-    """The same examples in TFDS's order, which is no order of ours."""
-    for split in ("train", "test"):
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        assert images.dtype == np.uint8 and labels.dtype == np.int32
-        assert images.shape == (len(labels), 28, 28, 1)
-        originals = zip(made_up()[f"{split}_images"], made_up()[f"{split}_labels"], strict=True)
-        expected = sorted((image.tobytes(), int(label)) for image, label in originals)
-        found = zip(images, labels, strict=True)
-        assert sorted((image.tobytes(), int(label)) for image, label in found) == expected
-
-
-def files_under(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if not path.is_dir()]
-
-
-@pytest.mark.parametrize("dataset", ["fashion_mnist", "kmnist"])
-def test_prepares_from_a_mirror_and_then_needs_neither_mirror_nor_tfds(
-    tmp_path, mirror, monkeypatch, capfd, caplog, dataset
-):
-    caplog.set_level(logging.INFO, logger="mnist_jax")
-    first = load_mnist(tmp_path / "data", mirror, dataset=dataset)
-    assert "from the mirror" in caplog.text
-    caplog.clear()
-    shutil.rmtree(mirror)
-    monkeypatch.setattr(data, "_stock", lambda dataset: pytest.fail("TFDS was used"))
-    monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("the cache was not used"))
-    second = load_mnist(tmp_path / "data", dataset=dataset)
-    assert "prepared dataset" in caplog.text
-    assert_made_up(dict(zip(sources.FILES, (*first[0], *first[1]), strict=True)))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    assert capfd.readouterr() == ("", "")  # the library never prints, nor lets TFDS print
-
-
-def test_directories_from_the_environment(tmp_path, mirror, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("MNIST_MIRROR", str(mirror))
-    load_mnist(dataset="kmnist")
-    assert (tmp_path / "elsewhere" / "kmnist" / data.VERSION / "dataset_info.json").is_file()
-
-
-def test_default_directory_is_that_of_tfds(tmp_path, mirror, monkeypatch):
+@pytest.mark.parametrize("dataset", get_args(data.DatasetName))
+def test_the_data_lie_where_tfds_has_them(tmp_path, monkeypatch, asked, dataset):
+    below = Path(dataset) / "3.0.1"
     monkeypatch.setenv("HOME", str(tmp_path))
-    load_mnist(mirror=mirror, dataset="kmnist")
-    assert (tmp_path / "tensorflow_datasets" / "kmnist" / data.VERSION).is_dir()
+    monkeypatch.chdir(tmp_path)
+    load_mnist(dataset=dataset)
+    load_mnist("~/here", "mirror", dataset=dataset)
+    load_mnist("here", dataset=dataset)
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/elsewhere")
+    load_mnist(dataset=dataset)
+    load_mnist("here", dataset=dataset)
+    assert asked == [
+        (tmp_path / "tensorflow_datasets" / below, None),
+        (tmp_path / "here" / below, "mirror"),
+        ("here" / below, None),
+        (tmp_path / "elsewhere" / below, None),
+        ("here" / below, None),
+    ]
 
 
-def test_the_dataset_is_the_stock_one(prepared):
-    import tensorflow_datasets as tfds
+def test_a_home_that_does_not_exist(monkeypatch, asked):
+    with pytest.raises(DataError, match="~no_such_user/data") as caught:
+        load_mnist("~no_such_user/data")
+    assert caught.value.about == ("data_dir",)
 
-    arrays = load(prepared)
-    root = prepared.parent.parent
-    for split in ("train", "test"):
-        source = tfds.data_source("kmnist", split=split, data_dir=root, download=False)
-        images = np.stack([example["image"] for example in source])
-        np.testing.assert_array_equal(images, arrays[f"{split}_images"])
-        labels = [example["label"] for example in source]
-        np.testing.assert_array_equal(labels, arrays[f"{split}_labels"])
-    assert tfds.builder("kmnist", data_dir=root).info.full_name == f"kmnist/{data.VERSION}"
+    def expanduser(path):  # as for an account without a home and with no HOME
+        raise RuntimeError("Could not determine home directory.")
 
-
-def test_registered_checksums_are_those_of_tfds():
-    for dataset in get_args(data.DatasetName):
-        originals = data._originals(dataset)
-        assert originals.keys() == set(sources.FILES.values())
-        for file, original in originals.items():
-            assert original.url.endswith(file)
-            assert original.size > 1000 and len(original.sha256) == 64
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    with pytest.raises(DataError, match=r"~/tensorflow_datasets.*home directory") as caught:
+        load_mnist()
+    assert caught.value.about == ("data_dir",)
+    assert asked == []
 
 
-def test_digests_are_of_the_bytes_in_order(prepared):
-    train, test = load_mnist(prepared.parent.parent, dataset="kmnist")
+def test_unknown_dataset(tmp_path, asked):
+    with pytest.raises(DataError, match=r"mnist, fashion_mnist, kmnist.*emnist") as caught:
+        load_mnist(tmp_path, dataset="emnist")
+    assert caught.value.about == ("dataset",)
+    assert asked == []
+
+
+def test_digests_are_of_the_bytes_in_order(synthetic):
+    train, test = synthetic
     found = data.digests(train, jax.tree.map(jnp.asarray, test))
     assert list(found) == list(sources.FILES)
     assert found["train_images"] == hashlib.sha256(train.images.tobytes()).hexdigest()
-    labels = train.labels.astype(np.uint8)
-    assert found["train_labels"] == hashlib.sha256(labels.tobytes()).hexdigest()
-    record = json.loads((prepared / "mnist_jax" / "digests.json").read_text())
-    assert found.items() <= record.items()
+    labels = test.labels.astype(np.uint8)
+    assert found["test_labels"] == hashlib.sha256(labels.tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", sources.FILES)
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
-def test_a_bad_cache_is_rebuilt(prepared, name, damage, caplog):
-    caplog.set_level(logging.INFO, logger="mnist_jax")
-    file = prepared / "mnist_jax" / f"{name}.bin"
-    good = file.read_bytes()
-    if damage == "remove":
-        file.unlink()
-    else:
-        flipped = bytes([good[0] ^ 1]) + good[1:]
-        file.write_bytes({"flip": flipped, "truncate": good[:-1], "empty": b""}[damage])
-    bad = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "decoding"
-    assert_made_up(load(prepared))
-    assert file.read_bytes() == good
-    assert bad in caplog.text
-
-
-def test_a_dataset_that_cannot_be_written_to_is_used_all_the_same(prepared, monkeypatch):
-    (prepared / "mnist_jax" / "train_images.bin").unlink()
-
-    def refuse(**_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(data.tempfile, "TemporaryDirectory", refuse)
-    assert_made_up(load(prepared))
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_bad_dataset_names_file_digests_and_remedy(prepared, damage):
-    (prepared / "mnist_jax" / "train_images.bin").unlink()
-    (file,) = prepared.glob("kmnist-train.*")
-    good = file.read_bytes()
-    if damage == "remove":
-        file.unlink()
-    else:
-        flipped = good[:99] + bytes([good[99] ^ 1]) + good[100:]
-        file.write_bytes({"flip": flipped, "truncate": good[:-99]}[damage])
-    with pytest.raises(DataError) as caught:
-        load(prepared)
-    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "no file"
-    for part in (str(file), hashlib.sha256(good).hexdigest(), found, f"remove {prepared}"):
-        assert part in str(caught.value)
-
-
-def test_a_dataset_of_another_program_is_judged_by_the_decoded_arrays(prepared, monkeypatch):
-    train, test = load_mnist(prepared.parent.parent, dataset="kmnist")
-    shutil.rmtree(prepared / "mnist_jax")  # as TFDS itself would have prepared it
-    with pytest.raises(DataError, match="another program"):
-        load(prepared)
-    good = data.digests(train, test)
-    monkeypatch.setitem(data.DIGESTS, "kmnist", good | {"test_labels": "0" * 64})
-    with pytest.raises(DataError, match=rf"expected SHA-256 0+, found {good['test_labels']}"):
-        load(prepared)
-    monkeypatch.setitem(data.DIGESTS, "kmnist", good)
-    assert_made_up(load(prepared))
-    for file in prepared.glob("kmnist-train.*"):
-        file.write_bytes(file.read_bytes()[:-99])
-    shutil.rmtree(prepared / "mnist_jax")
-    with pytest.raises(DataError, match=f"expected SHA-256 {good['train_images']}, found nothing"):
-        load(prepared)
-
-
-def test_reads_the_tfrecords_that_tfds_writes_by_default(prepared, monkeypatch):
-    import tensorflow_datasets as tfds
-
-    train, test = load_mnist(prepared.parent.parent, dataset="kmnist")
-    builder = tfds.builder_from_directory(prepared)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    for split in ("train", "test"):
-        records = list(builder.as_data_source(split, deserialize_method=raw))
-        (old,) = prepared.glob(f"kmnist-{split}.*")
-        frames = (struct.pack("<Q4x", len(record)) + record + bytes(4) for record in records)
-        old.with_name(old.name.replace("array_record", "tfrecord")).write_bytes(b"".join(frames))
-        old.unlink()
-    info = prepared / "dataset_info.json"
-    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    shutil.rmtree(prepared / "mnist_jax")
-    monkeypatch.setitem(data.DIGESTS, "kmnist", data.digests(train, test))
-    assert_made_up(load(prepared))
-
-
-def test_a_bad_mirror_leaves_nothing(tmp_path, mirror):
-    (mirror / sources.FILES["test_labels"]).unlink()
-    with pytest.raises(DataError, match="no file"):
-        load_mnist(tmp_path / "data", mirror, dataset="kmnist")
-    assert list((tmp_path / "data").iterdir()) == []
-
-
-@pytest.mark.parametrize("moment", ["encoding", "renaming"])
-def test_an_interrupted_preparation_leaves_nothing(tmp_path, mirror, monkeypatch, moment):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        target = (Image, "fromarray") if moment == "encoding" else (data, "_digests")
-        patch.setattr(*target, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            load_mnist(tmp_path / "data", mirror, dataset="kmnist")
-    assert list((tmp_path / "data").iterdir()) == []
-    train, _ = load_mnist(tmp_path / "data", mirror, dataset="kmnist")
-    assert len(train.labels) == 7
-
-
-def test_two_processes_may_prepare_at_once(tmp_path, mirror, monkeypatch):
-    write = data._write_dataset
-
-    def overtaken(*arguments):
-        folder = write(*arguments)
-        monkeypatch.setattr(data, "_write_dataset", write)
-        load_mnist(tmp_path / "data", mirror, dataset="kmnist")  # the faster process
-        return folder
-
-    monkeypatch.setattr(data, "_write_dataset", overtaken)
-    train, test = load_mnist(tmp_path / "data", mirror, dataset="kmnist")
-    assert_made_up(dict(zip(sources.FILES, (*train, *test), strict=True)))
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["kmnist"]
-
-
-def test_a_data_dir_that_is_a_file(tmp_path, mirror):
-    file = tmp_path / "file"
-    file.write_text("mine")
-    for data_dir in (file, file / "below"):
-        with pytest.raises(DataError, match=rf"--data-dir.*{file}") as caught:
-            load_mnist(data_dir, mirror, dataset="kmnist")
-        assert "\n" not in str(caught.value)
-    assert file.read_text() == "mine"
-
-
-def test_a_data_dir_that_cannot_be_written_to(tmp_path, mirror, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied", str(tmp_path))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(DataError, match=r"--data-dir.*Permission denied"):
-        load_mnist(tmp_path / "data", mirror, dataset="kmnist")
-
-
-def test_unknown_dataset(tmp_path):
-    with pytest.raises(DataError, match="mnist, fashion_mnist, kmnist"):
-        load_mnist(tmp_path, dataset="emnist")
-
-
-def test_importing_and_loading_from_the_cache_imports_no_tfds(prepared):
-    code = (
-        "import sys; from mnist_jax.data import load_mnist;"
-        f"load_mnist({str(prepared.parent.parent)!r}, dataset='kmnist');"
-        "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-
-
-@pytest.mark.parametrize("name", get_args(data.Normalisation))
+@pytest.mark.parametrize("name", PIXELS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_normalise(name, dtype):
-    mean, std = data.NORMALISATIONS[name]
+    pixels = PIXELS[name]
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    found = jax.jit(normalise, static_argnames="dtype")(images, mean, std, dtype=dtype)
+    found = jax.jit(normalise, static_argnames="dtype")(images, pixels, dtype=dtype)
     assert found.dtype == dtype and found.shape == images.shape
-    expected = ((images / 255.0 - mean) / std).astype(dtype)
+    expected = ((images / 255.0 - pixels.mean) / pixels.std).astype(dtype)
     # A few roundings in float32; in bfloat16 one in the last of 8 bits.
     tolerance = 1e-6 if dtype == jnp.float32 else 2.0**-8
     np.testing.assert_allclose(
@@ -298,30 +107,25 @@ def test_normalise(name, dtype):
     )
 
 
-def test_normalisations_are_those_that_can_be_chosen():
-    assert list(data.NORMALISATIONS) == list(get_args(data.Normalisation))
+def test_pixels_that_can_be_chosen():
+    """Every result depends on these numbers, so no change of them goes unnoticed."""
+    assert PIXELS["half"] == Pixels(0.5, 0.5)
+    assert PIXELS["mnist"] == Pixels(0.1307, 0.3081)
+    assert PIXELS["none"] == Pixels(0.0, 1.0)
+    assert len(PIXELS) == 3
 
 
 @pytest.mark.mnist
 def test_real_mnist(mnist):
     train, test = mnist
-    assert data.digests(train, test) == data.DIGESTS["mnist"]
+    assert data.digests(train, test) == prepare.DIGESTS["mnist"]
     assert train.images.shape == (60_000, 28, 28, 1) and test.images.shape == (10_000, 28, 28, 1)
     counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # of the test digits 0 to 9
     np.testing.assert_array_equal(np.bincount(test.labels), counts)
 
 
 @pytest.mark.mnist
-def test_the_normalisation_named_mnist_has_the_moments_of_the_training_images(mnist):
+def test_the_pixels_named_mnist_have_the_moments_of_the_training_images(mnist):
     train, _ = mnist
     moments = np.mean(train.images / 255), np.std(train.images / 255)
-    np.testing.assert_allclose(moments, data.NORMALISATIONS["mnist"], atol=5e-5)
-
-
-@pytest.mark.mnist
-def test_what_the_wheel_must_give_are_the_original_files(mnist_dir):
-    del mnist_dir  # for its skip
-    for name, file in sources.FILES.items():
-        original = gzip.decompress((MIRROR / file).read_bytes())
-        assert hashlib.sha256(original).hexdigest() == sources.IDX_SHA256[name]
-        assert idx(sources._parse_idx(original)) == original
+    np.testing.assert_allclose(moments, PIXELS["mnist"], atol=5e-5)

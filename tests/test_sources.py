@@ -135,13 +135,22 @@ def test_damaged_mirror_names_file_digests_and_remedy(tmp_path, damage, file):
     assert originals[file].sha256 in message
     expected = hashlib.sha256(found.read_bytes()).hexdigest() if found.exists() else "no file"
     assert expected in message
-    assert "--mirror" in message
+    assert "mirror" in message and "--" not in message
+    assert caught.value.about == ("mirror",)
 
 
 def test_mirror_that_is_no_directory(tmp_path):
     originals = write_originals(tmp_path, made_up())
-    with pytest.raises(DataError, match="--mirror"):
+    with pytest.raises(DataError, match="absent") as caught:
         sources.fetch("mnist", originals, tmp_path / "absent")
+    assert caught.value.about == ("mirror",)
+
+
+def test_a_mirror_in_a_home_that_does_not_exist(tmp_path):
+    originals = write_originals(tmp_path, made_up())
+    with pytest.raises(DataError, match="~no_such_user") as caught:
+        sources.fetch("mnist", originals, "~no_such_user")
+    assert caught.value.about == ("mirror",)
 
 
 def test_network(server):
@@ -178,14 +187,16 @@ def test_a_host_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "kmnist"])
-def test_no_source_lists_the_ways_to_supply_the_data(tmp_path, no_registry, dataset):
+def test_no_source_says_in_one_line_what_was_tried(tmp_path, no_registry, dataset):
     originals = write_originals(tmp_path, made_up())
     with pytest.raises(DataError) as caught:
         sources.fetch(dataset, originals)
     message = str(caught.value)
-    for way in ("--data-dir", "TFDS_DATA_DIR", "--mirror", "MNIST_MIRROR", "network"):
-        assert way in message
+    for part in ("TFDS", *sources.FILES.values(), "network: http://127.0.0.1:1/"):
+        assert part in message
     assert ("package registry" in message) == (dataset == "mnist")
+    assert "\n" not in message and "--" not in message
+    assert caught.value.about == ("data_dir", "mirror")
 
 
 def test_a_registry_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
