@@ -16,12 +16,11 @@ PyTorch counts the training steps of a BatchNorm layer in `num_batches_tracked`.
 use the number as long as its momentum is set, and our variables do not have it.
 """
 
+import hashlib
 import json
 import os
-import stat
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
 from mnist_jax.data import Pixels
+from mnist_jax.disk import read_regular, write_whole
 from mnist_jax.model import Placement
 
 # PyTorch's name of a tensor to its collection and name in Flax; for `weight` see `_flax_path`.
@@ -134,8 +134,9 @@ class Weights(NamedTuple):
     """What a file of weights holds."""
 
     placement: Placement  # as the shapes tell
-    pixels: Pixels | None  # what the network was trained with; None where the file does not say
     variables: dict[str, Any]  # of `LeNet(placement, pixels)`
+    pixels: Pixels | None  # how the network was trained to see a pixel; None in a file of others
+    epochs: int | None  # after which the weights were taken; None in a file of others
 
 
 def save(
@@ -143,32 +144,31 @@ def save(
     variables: Any,
     *,
     pixels: Pixels,
+    epochs: int,
     num_batches_tracked: int = 0,
 ) -> None:
-    """Writes `to_torch` of the variables as a .safetensors file.
+    """Writes `to_torch` of the variables as a .safetensors file, whole or not at all.
 
     Args:
-      path: of the file, which is there whole or not at all.
+      path: of the file.
       variables: see `to_torch`.
-      pixels: how the network sees a pixel; the file's metadata keep it.
+      pixels: how the network sees a pixel. It is kept in the file's metadata, and so are `epochs`
+        and a digest of everything, which `load` checks.
+      epochs: how many the weights were trained for.
       num_batches_tracked: see `to_torch`.
 
     Raises:
       OSError: the file cannot be written.
     """
-    metadata = {"format": "pt", "pixels_mean": repr(pixels.mean), "pixels_std": repr(pixels.std)}
-    content = safetensors.numpy.save(to_torch(variables, num_batches_tracked), metadata)
-    path = Path(path)
-    aside = path.with_name(path.name + ".incomplete")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    tensors = to_torch(variables, num_batches_tracked)
+    metadata = {
+        "format": "pt",
+        "pixels_mean": repr(float(pixels.mean)),
+        "pixels_std": repr(float(pixels.std)),
+        "epochs": str(epochs),
+    }
+    metadata["sha256"] = _digest(tensors, metadata)
+    write_whole(path, safetensors.numpy.save(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
@@ -185,52 +185,57 @@ def load(path: str | os.PathLike[str]) -> Weights:
       ValueError: one line, naming the file: it is no .safetensors file, damaged, of another
         network, or holds numbers that are not finite.
     """
-    content = _read(Path(path))
+    content = read_regular(path, limit=MAX_BYTES)
     try:
-        state_dict = safetensors.numpy.load(content)
-        pixels = _pixels(content)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a .safetensors file, or damaged: {error}") from error
-    except KeyError as error:  # a dtype that numpy does not have, as BF16
-        raise ValueError(f"{path}: must be float32 or float64, not {error.args[0]}") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: metadata that cannot be read: {error}") from error
-    bias = state_dict.get("resnet_block.bn1.bias")
-    placement = "none" if bias is None else "before_fc1" if bias.shape == (16,) else "after_fc1"
-    try:
-        variables = from_torch(state_dict, placement)
+        try:
+            tensors = safetensors.numpy.load(content)
+        except SafetensorError as error:
+            raise ValueError(f"not a .safetensors file, or damaged: {error}") from error
+        except KeyError as error:  # a dtype that numpy does not have, as BF16
+            raise ValueError(f"must be float32 or float64, not {error.args[0]}") from error
+        pixels, epochs = _ours(tensors, _metadata(content))
+        bias = tensors.get("resnet_block.bn1.bias")
+        placement: Placement = "none"
+        if bias is not None:
+            placement = "before_fc1" if bias.shape == (16,) else "after_fc1"
+        variables = from_torch(tensors, placement)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+            raise ValueError("weights that are not finite")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-        raise ValueError(f"{path}: weights that are not finite")
-    return Weights(placement, pixels, jax.tree.map(jnp.asarray, variables))
+    return Weights(placement, jax.tree.map(jnp.asarray, variables), pixels, epochs)
 
 
-def _read(path: Path) -> bytes:
-    """The bytes of a regular file of a possible size.
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a file that `safetensors` has read without error."""
+    (length,) = struct.unpack_from("<Q", content)
+    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+
+
+def _ours(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> tuple[Pixels | None, int | None]:
+    """Pixels and epochs of a file that `save` wrote; nothing of a file of others.
 
     Raises:
-      OSError: the file cannot be read.
-      ValueError: it is none.
+      ValueError: the digest is not that of the content.
     """
-    status = path.stat()  # before opening: a named pipe would wait for its writer
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: not a regular file")
-    if status.st_size > MAX_BYTES:
-        raise ValueError(f"{path}: larger than any file of these networks")
-    return path.read_bytes()
-
-
-def _pixels(content: bytes) -> Pixels | None:
-    """The pixel scale in a file's metadata; content that `safetensors` has read without error."""
-    (length,) = struct.unpack_from("<Q", content)
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    if "pixels_mean" not in metadata:
-        return None
+    if not metadata.keys() & {"pixels_mean", "pixels_std", "epochs", "sha256"}:
+        return None, None
+    signed = {name: value for name, value in metadata.items() if name != "sha256"}
+    if _digest(tensors, signed) != metadata.get("sha256"):
+        raise ValueError("damaged: its SHA-256 is not that of its content")
     pixels = Pixels(float(metadata["pixels_mean"]), float(metadata["pixels_std"]))
-    if not (np.isfinite(pixels).all() and pixels.std > 0):
-        raise ValueError(f"no pixel scale: {pixels}")
-    return pixels
+    return pixels, int(metadata["epochs"])
+
+
+def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all names, shapes, dtypes, numbers and metadata, in hexadecimal."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _placement(params: Mapping[str, Any]) -> Placement:

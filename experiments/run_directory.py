@@ -1,0 +1,213 @@
+"""What a run leaves behind: written here, and opened again here.
+
+    config.json          the options of the run
+    manifest.json        versions, machine, commit and data; an entry for each time it was started
+    metrics.jsonl        a line an epoch, with the keys of `published.METRICS` and the seconds
+    checkpoint           the state after the last finished epoch, and all of the above once more
+    weights.safetensors  the weights after the last finished epoch, in PyTorch's names and layout
+    epochs/03.safetensors    the weights after that epoch, where every epoch's are kept
+    per_class.csv, curves.png, confusion.png, mistakes.png      of the last epoch
+
+The checkpoint alone is what a run continues from. It is checksummed as a whole, so the texts beside
+it are for people and for other programs, and a damaged one cannot change a result.
+"""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.options import UsageError
+from mnist_jax import checkpoint, torch_weights
+from mnist_jax.checkpoint import Checkpoint, CheckpointError
+from mnist_jax.data import PIXELS
+from mnist_jax.disk import read_regular, write_whole
+from mnist_jax.model import LeNet
+
+CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
+CHECKPOINT, WEIGHTS, EPOCHS = "checkpoint", "weights.safetensors", "epochs"
+PER_CLASS = "per_class.csv"
+DEFAULT_PIXELS = PIXELS["half"]  # for weights from PyTorch, whose file does not say
+
+Row = dict[str, Any]  # a line of metrics.jsonl
+
+
+class Run(NamedTuple):
+    """A trained network, and how it came about."""
+
+    name: str
+    path: Path
+    model: LeNet
+    variables: Any  # of `model`, after `epoch`
+    epoch: int | None  # the last finished one; None in a file that another program wrote
+    history: list[Row]  # one row an epoch; empty for a bare file of weights
+    config: dict[str, Any]  # the options of the run; empty likewise
+    manifest: dict[str, Any]  # empty likewise
+    epochs: tuple[tuple[int, Path], ...]  # number and weights of the epochs that were kept
+
+
+def open_run(path: Path) -> Run:
+    """Opens the directory of a run, also of one that is still training, or a file of weights.
+
+    Raises:
+      UsageError: one line, naming the file that is missing, damaged or something else.
+    """
+    if not path.is_dir():
+        model, variables, epoch = open_weights(path)
+        return Run(path.stem, path, model, variables, epoch, [], {}, {}, ())
+    if not (path / CONFIG).exists():
+        raise UsageError(f"{path}: not the directory of a run, it has no {CONFIG}")
+    if not (path / WEIGHTS).exists():
+        raise UsageError(f"{path}: no epoch of this run is finished")
+    saved = read_checkpoint(path)
+    model, variables, epoch = open_weights(path / WEIGHTS)
+    kept = sorted((path / EPOCHS).glob("*.safetensors"))
+    return Run(
+        name=path.resolve().name,
+        path=path,
+        model=model,
+        variables=variables,
+        epoch=epoch,
+        history=saved.metadata["history"][:epoch],
+        config=saved.metadata["config"],
+        manifest=_read_json(path / MANIFEST),
+        epochs=tuple((int(file.stem), file) for file in kept if file.stem.isdecimal()),
+    )
+
+
+def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
+    """The network of a file of weights, its variables, and the epochs that they were trained for.
+
+    Raises:
+      UsageError: one line, naming the file.
+    """
+    try:
+        weights = torch_weights.load(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    model = LeNet(weights.placement, weights.pixels or DEFAULT_PIXELS)
+    return model, weights.variables, weights.epochs
+
+
+def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Writes what is known before the first epoch."""
+    with _named(directory):
+        write_whole(directory / CONFIG, _json(config))
+        write_whole(directory / MANIFEST, _json({"starts": [manifest]}))
+
+
+def begin_again(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Adds a start to the manifest of a run that is continued, and clears away what a kill left."""
+    with _named(directory):
+        for file in directory.rglob("*.incomplete"):
+            file.unlink(missing_ok=True)
+        starts = _read_json(directory / MANIFEST).get("starts", [])
+        write_whole(directory / CONFIG, _json(config))
+        write_whole(directory / MANIFEST, _json({"starts": [*starts, manifest]}))
+
+
+def write_epoch(
+    directory: Path,
+    state: Any,
+    variables: Any,
+    *,
+    config: Mapping[str, Any],
+    data_sha256: Mapping[str, str],
+    history: Sequence[Row],
+    model: LeNet,
+    steps: int,
+    keep: bool,
+) -> None:
+    """Puts a finished epoch on disk: weights, then metrics, then the checkpoint that counts.
+
+    Args:
+      directory: of the run.
+      state: all that the next epoch starts from.
+      variables: the network's part of it.
+      config: the options of the run.
+      data_sha256: digests of the data.
+      history: the rows of all epochs so far.
+      model: the network.
+      steps: of training so far.
+      keep: whether to keep the weights of this epoch, too.
+
+    Raises:
+      UsageError: naming the file that cannot be written.
+    """
+    epoch = len(history)
+    weights = {"pixels": model.pixels, "epochs": epoch, "num_batches_tracked": steps}
+    with _named(directory):
+        if keep:
+            (directory / EPOCHS).mkdir(exist_ok=True)
+            kept = directory / EPOCHS / f"{epoch:02}.safetensors"
+            torch_weights.save(kept, variables, **weights)
+        torch_weights.save(directory / WEIGHTS, variables, **weights)
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        write_whole(directory / METRICS, lines.encode())
+        metadata = {"config": config, "data_sha256": data_sha256, "history": history}
+        checkpoint.save(directory / CHECKPOINT, state, metadata)
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """The checkpoint of a run: state, and as metadata `config`, `data_sha256` and `history`.
+
+    Raises:
+      UsageError: one line, naming the file that is missing, damaged or something else.
+    """
+    try:
+        saved = checkpoint.load(directory / CHECKPOINT)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+    if saved.metadata.keys() != {"config", "data_sha256", "history"}:
+        raise UsageError(f"{saved.path}: a checkpoint of something else")
+    return saved
+
+
+def write_per_class(directory: Path, confusion: np.ndarray) -> None:
+    """Writes the accuracy of each class.
+
+    Args:
+      directory: of the run.
+      confusion: [10, 10] images, row = label, column = prediction.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("class", "correct", "count", "accuracy_percent"))
+    for digit, row in enumerate(confusion):
+        correct, count = int(row[digit]), int(row.sum())
+        writer.writerow((digit, correct, count, f"{100 * correct / max(count, 1):.4f}"))
+    with _named(directory):
+        write_whole(directory / PER_CLASS, text.getvalue().encode())
+
+
+@contextlib.contextmanager
+def _named(directory: Path) -> Iterator[None]:
+    """Turns what a disk refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        file = error.filename or directory
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, default=str) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_regular(path))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged, it is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: damaged, it is no JSON object")
+    return value

@@ -1,0 +1,96 @@
+"""Files that are there whole or not at all, and reading that neither hangs nor fills the memory."""
+
+import errno
+import io
+import os
+import secrets
+import stat
+from pathlib import Path
+
+INCOMPLETE = ".incomplete"  # how the name of a file ends that is still being written
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file such that after a crash at any moment it is the old one or the new one, whole.
+
+    The content goes into a file of another name in the same directory, is forced onto the disk, and
+    that file is renamed; then the directory is forced onto the disk too, because the new name is an
+    entry of it.
+
+    Args:
+      path: a new file, or a regular file, which is replaced.
+      content: all of it.
+
+    Raises:
+      OSError: naming `path`: it cannot be written, as on a full disk. What was there is there
+        still, and nothing else is left behind.
+    """
+    path = Path(path)
+    aside = path.parent / f"{secrets.token_hex(8)}{INCOMPLETE}"
+    try:
+        if path.exists() and not path.is_file():
+            # A rename would replace a device such as /dev/null.
+            raise OSError(errno.EINVAL, "exists and is no regular file")
+        try:
+            with aside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:  # an interrupt too
+            aside.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync_directory(directory: str | os.PathLike[str]) -> None:
+    """Forces a directory's entries onto the disk: names that were made, replaced or removed.
+
+    Raises:
+      OSError: the disk failed.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # this file system cannot, and may not
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a regular file for reading.
+
+    A pipe that nobody writes to would block an ordinary `open`, and a device such as /dev/zero has
+    no end.
+
+    Raises:
+      OSError: naming `path`: it cannot be opened, or it is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = open(descriptor, "rb")
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "is no file", str(path))
+
+
+def read_regular(path: str | os.PathLike[str], *, limit: int = 2**30) -> bytes:
+    """Reads a regular file.
+
+    Args:
+      path: the file.
+      limit: in bytes; a larger file is refused before it is read.
+
+    Raises:
+      OSError: naming `path`: see `open_regular`, or it is too large.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, and at most {limit:,} are read", str(path))
+        return file.read(size)
