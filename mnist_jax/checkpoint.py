@@ -113,7 +113,7 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
     found = checkpoint.arrays
     differences = {
         "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
+        "unexpected": sorted(name for name in found if name not in expected),
         "different": [
             f"{name} is {_kind(found[name])}, not {_kind(leaf)}"
             for name, leaf in expected.items()
@@ -128,9 +128,9 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
 
 
 _MAGIC = b"mnist_jax checkpoint 1, sha256 "
-_DTYPES = frozenset(  # those that .safetensors and numpy both have
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
-)
+# Those that safetensors.numpy has in all its releases.
+_DTYPES = ["bool", "float16", "float32", "float64"]
+_DTYPES += [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
 
 
 def _first_line(digest: str, size: int) -> bytes:

@@ -1,0 +1,199 @@
+"""The files that commands write: whole or not at all, checked when read, by one command at a time.
+
+JSON is sealed: each document, and each line of a file of lines, ends with the CRC-32 of the rest
+of itself. A file is right only where its bytes are those that its values would be written as, so a
+change by a failing disk or by hand is found out when the file is read.
+"""
+
+import json
+import math
+import os
+import socket
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from mnist_jax.disk import INCOMPLETE, read_regular, sync_directory, write_whole
+
+__all__ = [
+    "FileError",
+    "Lines",
+    "append_lines",
+    "as_json",
+    "as_lines",
+    "locked",
+    "new_directory",
+    "read_json",
+    "read_lines",
+    "read_regular",
+    "write_whole",
+]
+
+
+class FileError(Exception):
+    """A file or directory that cannot be used; the message is one line and names it."""
+
+
+class Lines(NamedTuple):
+    """What a file of JSON lines holds."""
+
+    values: list[dict[str, Any]]
+    torn: bool  # whether it ended with a part of a line, which is left out
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as a sealed document. Numbers that are not finite become null."""
+    return _sealed(value, indent=1)
+
+
+def as_lines(values: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON objects as sealed lines. Numbers that are not finite become null."""
+    return b"".join(_sealed(value) for value in values)
+
+
+def append_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Adds lines to a file, see `as_lines`, and returns when they are on the disk.
+
+    Raises:
+      OSError: they cannot be written; the file is as it was before.
+    """
+    new = not path.exists()
+    content = memoryview(as_lines(values))
+    with path.open("ab", buffering=0) as file:  # a buffer would be tried again when it is closed
+        size = file.tell()
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
+    if new:
+        sync_directory(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a document that `as_json` made.
+
+    Raises:
+      FileError: the file cannot be read, or is not as it was written.
+    """
+    content = _read(path)
+    value = _unsealed(content, indent=1)
+    if value is None:
+        raise FileError(f"{path}: damaged or changed, its checksum is not that of its content")
+    return value
+
+
+def read_lines(path: Path) -> Lines:
+    """Reads lines that `as_lines` made; a file that does not exist has none.
+
+    Raises:
+      FileError: the file cannot be read, or a line is not as it was written.
+    """
+    if not path.exists():
+        return Lines([], torn=False)
+    *lines, rest = _read(path).split(b"\n")
+    values = []
+    for number, line in enumerate(lines, 1):
+        value = _unsealed(line + b"\n")
+        if value is None:
+            raise FileError(
+                f"{path}: line {number} is damaged or changed, its checksum is not that of its "
+                "content; without that line the rest can be used"
+            )
+        values.append(value)
+    return Lines(values, torn=bool(rest))
+
+
+def new_directory(parent: Path, name: str) -> Path:
+    """Makes `name` in `parent`, or `name-2` and so on where there is one already.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        directory = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            sync_directory(parent)
+            return directory
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other commands from writing a directory for as long as the context lasts.
+
+    The lock ends with the process, however that ends. What a killed process left half-written is
+    removed on entry.
+
+    Raises:
+      FileError: another command is writing the directory.
+      OSError: the directory cannot be written.
+    """
+    path = directory / ".lock"
+    lock = filelock.FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            message = f"{directory}: {_holder(path)} is writing it; wait until that has ended"
+            raise FileError(message) from None
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        for left in directory.glob(f"**/{'[0-9a-f]' * 16}{INCOMPLETE}"):
+            left.unlink()
+        yield
+    finally:
+        if lock.is_locked:
+            # Before it is released: who has the file open by now finds it nameless and tries again.
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+
+
+def _holder(lock: Path) -> str:
+    """Who holds a lock, where it has said so already."""
+    with suppress(OSError, UnicodeDecodeError):
+        return lock.read_text().strip() or "another command"
+    return "another command"
+
+
+def _sealed(value: Mapping[str, Any], indent: int | None = None) -> bytes:
+    finite = _finite(value)
+    checksum = zlib.crc32(json.dumps(finite, indent=indent).encode())
+    return (json.dumps(finite | {"crc32": f"{checksum:08x}"}, indent=indent) + "\n").encode()
+
+
+def _unsealed(content: bytes, indent: int | None = None) -> dict[str, Any] | None:
+    """The value that was sealed; None where these are not the bytes it was sealed as."""
+    try:
+        value = json.loads(content)
+        if not isinstance(value, dict) or value.pop("crc32", None) is None:
+            return None
+        return value if _sealed(value, indent) == content else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
