@@ -24,9 +24,22 @@ def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "data_sha256": dict(digests),
     }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two manifests and can change a result, a line each; not the data."""
+    names = ("packages", "python", "platform", "cpu", "threads", "devices", "xla_flags")
+    lines = []
+    for name in names:
+        old, new = before.get(name), now.get(name)
+        if name == "packages":
+            lines += [f"{p} {old.get(p)} before, {new[p]} now" for p in new if old.get(p) != new[p]]
+        elif old != new:
+            lines.append(f"{name} {old} before, {new} now")
+    return lines
 
 
 def threads() -> int:

@@ -29,7 +29,7 @@ class FailedError(Exception):
     """A command did what it was asked and the result is a failure."""
 
 
-class Stopped(BaseException):  # noqa: N818  (no error, and like KeyboardInterrupt no Exception)
+class Stopped(BaseException):
     """A signal asked the process to end."""
 
     def __init__(self, number: int):
@@ -54,6 +54,18 @@ def refuse(option: str, allowed: str, value: object) -> NoReturn:
     raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")
 
 
+def expanded(option: str, path: Path | None) -> Path | None:
+    """A path with `~` and `~user` replaced by the home directory.
+
+    Raises:
+      UsageError: there is no such home.
+    """
+    try:
+        return path and path.expanduser()
+    except RuntimeError:
+        refuse(option, "a path whose home directory exists", path)
+
+
 def refuse_unless_positive(config: Any, *names: str) -> None:
     """Refuses the first of these options of a configuration that is below 1."""
     for name in names:
@@ -62,7 +74,14 @@ def refuse_unless_positive(config: Any, *names: str) -> None:
             refuse(name, "at least 1", value)
 
 
-def parse(config: type[C], arguments: Sequence[str] | None, *, name: str, description: str) -> C:
+def parse(
+    config: type[C],
+    arguments: Sequence[str] | None,
+    *,
+    name: str,
+    description: str,
+    default: C | None = None,
+) -> C:
     """Reads a command line into its configuration.
 
     Args:
@@ -70,6 +89,8 @@ def parse(config: type[C], arguments: Sequence[str] | None, *, name: str, descri
       arguments: the words of the command line; None means the process's own.
       name: of the command's module, as in `experiments.run`.
       description: what the help begins with.
+      default: a configuration whose values stand where an option is not given, in place of the
+        defaults of the fields.
 
     Raises:
       UsageError: in one line, where `tyro` would draw a box.
@@ -81,7 +102,11 @@ def parse(config: type[C], arguments: Sequence[str] | None, *, name: str, descri
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
-                config, args=arguments, prog=f"python -m {name}", description=description
+                config,
+                args=arguments,
+                prog=f"python -m {name}",
+                description=description,
+                **({} if default is None else {"default": default}),
             )
     except SystemExit as end:
         if end.code in (None, OK):
@@ -106,15 +131,22 @@ def run_command(
       The status of `body`; 2 for what the user can mend; 1 for a failure; 128 and the signal's
       number where a signal ended it.
     """
+    from experiments.files import FileError
     from mnist_jax.sources import DataError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path that the locale cannot print
     try:
         with _stoppable():
             status = body()
             sys.stdout.flush()
             return status
-    except (UsageError, DataError) as error:
+    except (UsageError, FileError) as error:
         return _say(f"error: {error}", USAGE)
+    except DataError as error:
+        options = " or ".join("--" + name.replace("_", "-") for name in error.about)
+        return _say(f"error: {error}" + (f" ({options})" if options else ""), USAGE)
     except FailedError as error:
         return _say(f"error: {error}", FAILED)
     except (Stopped, KeyboardInterrupt) as stop:
@@ -127,6 +159,9 @@ def run_command(
         command = continue_with()
         further = f"; to continue: {command}" if command else ""
         return _say(f"the standard output was closed{further}", 128 + signal.SIGPIPE)
+    except OSError as error:  # of a file that is named nowhere else
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"error: {where}{error.strerror or error}", USAGE)
 
 
 def end_at_once_on_signals() -> None:

@@ -1,116 +1,231 @@
 """Trains one network and writes down everything about the run.
 
     python -m experiments.run --placement after_fc1
+    python -m experiments.run --resume runs/after_fc1-seed0 --epochs 20
 
-On two CPU cores this takes about half a minute once the data are prepared, and ends near 98.7 %
-test accuracy.
+The first command takes about a quarter of a minute on two CPU cores, once the data are prepared,
+and ends near 98.7 % test accuracy. The second continues a run that was interrupted, or lengthens a
+finished one; the result is that of a run which was never interrupted. `experiments.run_directory`
+lists the files of a run.
 """
 
+if __name__ == "__main__":
+    from experiments import options
+
+    options.end_at_once_on_signals()  # before the imports that follow, which take a second
+
 import contextlib
-import csv
-import json
-import logging
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from experiments import published
-from experiments.manifest import manifest
-from mnist_jax import metrics, torch_weights, train
-from mnist_jax.data import NORMALISATIONS, Split, digests, load_mnist
-from mnist_jax.model import PLACEMENTS, LeNet, summary
-from mnist_jax.sources import DataError
-
-DATASETS = ("mnist", "fashion_mnist", "kmnist")
-PLATFORMS = ("cpu", "gpu", "tpu")
-
-
-def _one_of(choices: Sequence[str]) -> Any:
-    return tyro.conf.arg(metavar="{" + ",".join(choices) + "}")
+from experiments import (
+    compile_cache,
+    files,
+    options,
+    published,
+    run_directory,
+    settings,
+    terminal,
+)
+from experiments.manifest import differences, manifest
+from experiments.options import (
+    DataOptions,
+    FailedError,
+    UsageError,
+    refuse,
+    refuse_unless_positive,
+)
+from mnist_jax import metrics, parallel, train
+from mnist_jax.checkpoint import CheckpointError, restore
+from mnist_jax.data import (
+    PIXELS,
+    TEST_SIZE,
+    TRAIN_SIZE,
+    DatasetName,
+    Split,
+    digests,
+    load_mnist,
+)
+from mnist_jax.model import LeNet, Placement
+from mnist_jax.summary import summary
+from mnist_jax.train import Programs, TrainState
 
 
 @dataclass(frozen=True)
 class Config:
     """Train LeNet with one residual block on MNIST, as the report does."""
 
-    placement: Annotated[str, _one_of(PLACEMENTS)] = "after_fc1"
+    placement: Placement = "after_fc1"
     """Where the residual block stands."""
-    epochs: int = 10
-    """Passes over the training images, at least 1."""
-    batch_size: int = 64
-    """Images a step, from 1 to the size of the training split."""
-    learning_rate: float = 0.001
-    """Of SGD, a step; at least 0."""
-    momentum: float = 0.9
-    """Of SGD, from 0 to below 1."""
+    epochs: int = settings.EPOCHS
+    """Number of passes over the training images, at least 1."""
+    batch_size: int = settings.REPORT.batch_size
+    """Number of images in a training step, at least 1."""
+    learning_rate: float = settings.REPORT.learning_rate
+    """Learning rate of stochastic gradient descent, at least 0."""
+    momentum: float = settings.REPORT.momentum
+    """Momentum of stochastic gradient descent, at least 0 and below 1."""
     seed: int = 0
-    """Of the initial weights and the order of the images, at least 0."""
-    normalisation: Annotated[str, _one_of(tuple(NORMALISATIONS))] = "half"
-    """Of the pixels x/255: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or none."""
-    dataset: Annotated[str, _one_of(DATASETS)] = "mnist"
-    """What to train on."""
+    """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
+    normalisation: Literal["half", "mnist", "none"] = "half"
+    """How the network sees a pixel x of 0..1: half is (x - 0.5)/0.5, mnist is
+    (x - 0.1307)/0.3081, none is x."""
+    dataset: DatasetName = "mnist"
+    """Data set to train on."""
     init_from: Path | None = None
-    """A .safetensors file with initial weights, from an earlier run or from PyTorch."""
-    data_dir: Path | None = None
-    """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    mirror: Path | None = None
-    """A directory with the four original files, to prepare the data from; else MNIST_MIRROR."""
+    """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
+    devices: int = 1
+    """Number of devices that share each batch, at least 1."""
+    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    """Platform to compute on; without this option the one that JAX prefers."""
     out: Path = Path("runs")
-    """Where the directory of the run is made."""
-    platform: Annotated[str | None, _one_of(PLATFORMS)] = None
-    """What to compute on; else what JAX finds."""
+    """Directory in which the directory of the run is made."""
+    resume: Path | None = None
+    """Directory of a run to continue, or to lengthen with --epochs."""
+    keep_epochs: bool = False
+    """Keep the weights of every epoch, in epochs/."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     compile_cache: Path | None = None
-    """A directory for compiled programs: a later start with the same options reads them there."""
+    """Directory in which compiled programs are kept for later starts; without this option
+    mnist_jax in the user's cache directory."""
+    no_compile_cache: bool = False
+    """Keep no compiled programs."""
     dry_run: bool = False
-    """Compile, train a few steps on made-up images, evaluate, write nothing."""
+    """Check everything, train a few steps on made-up images, and write nothing."""
     summary: bool = False
-    """Print the network layer by layer and stop."""
+    """Print the network layer by layer, and stop."""
     quiet: bool = False
     """Print errors only."""
 
 
+# What a run is: these options of a continued run must be those that it was begun with.
+FIXED = (
+    "placement",
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "seed",
+    "normalisation",
+    "dataset",
+    "init_from",
+    "devices",
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(quiet=config.quiet, highlight=False, markup=False, soft_wrap=True)
-    try:
+    directories: list[Path] = []  # the run's, once there is one
+
+    def continue_with() -> str | None:
+        resumable = [path for path in directories if (path / run_directory.CHECKPOINT).exists()]
+        return f"python -m experiments.run --resume {resumable[0]}" if resumable else None
+
+    def body() -> int:
+        config = _parsed(arguments)
         check(config)
+        model = LeNet(config.placement, PIXELS[config.normalisation])
+        console = terminal.console(quiet=config.quiet)
         if config.summary:
-            console.print(_summary_table(config.placement))
-            return 0
-        return run(config, console)
-    except (UsageError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130  # as a shell reports SIGINT
+            console.print(terminal.summary_table(model.placement, summary(model)))
+            return options.OK
+        _start_jax(config.platform, config.devices)
+        tx = settings.sgd(config.learning_rate, config.momentum)
+        programs = _programs(model, tx, config.batch_size, config.devices)
+        init_key, order_key = settings.keys_of(config.seed)
+        if config.dry_run:
+            row = _try_out(programs, init_key, order_key, config.batch_size)
+            console.print(terminal.epoch_line(row))
+            console.print("made-up images; nothing was written")
+            return options.OK
+
+        if not config.no_compile_cache:
+            _use_compile_cache(config.compile_cache, console)
+        name = f"{config.placement}-seed{config.seed}"
+        with _directory(config.resume, config.out, name) as directory:
+            directories.append(directory)
+            programs, train_split, test_split = _made_ready(
+                programs, config.devices, config.data, config.dataset, console
+            )
+            described = _described(config)
+            environment = manifest(digests(train_split, test_split))
+            console.print(terminal.network_line(model))
+            console.print(terminal.devices_line(jax.devices()[: config.devices]))
+            state = _initial_state(programs, init_key, config.init_from, model, tx)
+            history: list[dict[str, Any]] = []
+            if config.resume:
+                state, history = _continued(directory, state, described, environment, console)
+                run_directory.begin_again(directory, described, environment)
+            else:
+                run_directory.begin(directory, described, environment)
+
+            record = partial(
+                run_directory.write_epoch,
+                directory,
+                config=described,
+                data_sha256=environment["data_sha256"],
+                pixels=model.pixels,
+                steps_per_epoch=-(-len(train_split.labels) // config.batch_size),
+                keep=config.keep_epochs,
+            )
+            splits = _placed((train_split, test_split), config.devices)
+            history, logits = _train(
+                programs, state, splits, order_key, history, config.epochs, record, console
+            )
+            _finish(directory, model.placement, history, test_split, np.asarray(logits), console)
+            if _is_the_reports(config):
+                compared = published.compare_last_epoch(config.placement, history[-1])
+                console.print(terminal.report_table(compared))
+            console.print(f"written: {directory}")
+        return options.OK
+
+    return options.run_command(body, continue_with=continue_with)
 
 
-class UsageError(Exception):
-    """An option has a value that it cannot have."""
+def _parsed(arguments: Sequence[str] | None) -> Config:
+    """The configuration; that of a continued run is what it was begun with, but for what is given.
+
+    Raises:
+      UsageError: an option contradicts the run that is to be continued.
+    """
+    words = {"name": "experiments.run", "description": str(__doc__)}
+    config = options.parse(Config, arguments, **words)
+    paths = {
+        name: options.expanded(name, getattr(config, name))
+        for name in ("init_from", "out", "resume", "compile_cache")
+    }
+    config = replace(config, **paths)
+    if config.resume is None:
+        return config
+    begun = run_directory.read_config(config.resume)
+    own = {name: begun[name] for name in (*FIXED, "epochs", "keep_epochs")}
+    if own["init_from"]:
+        own["init_from"] = Path(own["init_from"])
+    given = options.parse(Config, arguments, default=replace(config, **own), **words)
+    for name in FIXED:
+        if getattr(given, name) != own[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {getattr(given, name)} contradicts the run in "
+                f"{config.resume}, which has {own[name]}"
+            )
+    return given
 
 
-class DivergedError(Exception):
-    """The loss is not finite any more."""
+def _described(config: Config) -> dict[str, Any]:
+    """What the files of a run say of its configuration, as JSON values."""
+    values = {name: getattr(config, name) for name in (*FIXED, "epochs", "keep_epochs")}
+    return values | {"init_from": config.init_from and str(config.init_from)}
 
 
 def check(config: Config) -> None:
@@ -119,305 +234,280 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    choices = {
-        "placement": PLACEMENTS,
-        "normalisation": tuple(NORMALISATIONS),
-        "dataset": DATASETS,
-        "platform": (None, *PLATFORMS),
-    }
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            refuse(name, f"one of {', '.join(filter(None, allowed))}", getattr(config, name))
-    for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-        if getattr(config, name) < least:
-            refuse(name, f"at least {least}", getattr(config, name))
+    refuse_unless_positive(config, "epochs", "batch_size", "devices")
+    if config.batch_size > TRAIN_SIZE:
+        refuse("batch_size", f"at most {TRAIN_SIZE}, the training split", config.batch_size)
+    if config.placement == "after_fc1" and 1 in (config.batch_size, TRAIN_SIZE % config.batch_size):
+        refuse("batch_size", "such that no batch has one image", config.batch_size)
+    if config.batch_size % config.devices:
+        refuse("batch_size", f"a multiple of --devices {config.devices}", config.batch_size)
     if not 0 <= config.learning_rate < float("inf"):
         refuse("learning_rate", "a finite number, at least 0", config.learning_rate)
     if not 0 <= config.momentum < 1:
         refuse("momentum", "at least 0 and below 1", config.momentum)
-    if config.data_dir is not None and config.data_dir.is_file():
-        refuse("data_dir", "a directory, and this is a file", config.data_dir)
+    if not 0 <= config.seed <= options.MAX_SEED:
+        refuse("seed", f"from 0 to {options.MAX_SEED}", config.seed)
+    if config.resume and config.dry_run:
+        refuse("dry_run", "given without --resume", config.dry_run)
 
 
-def refuse(option: str, allowed: str, value: object) -> NoReturn:
-    """Raises the UsageError of an option, `allowed` being what it must be."""
-    raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")
-
-
-def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The keys of a seed: of the initial weights, and of the order of the images."""
-    init_key, order_key = jax.random.split(jax.random.key(seed))
-    return init_key, order_key
-
-
-def run(config: Config, console: Console) -> int:
-    """Trains as configured, prints as it goes, and writes the directory of the run.
+def _start_jax(platform: str | None, devices: int) -> None:
+    """Starts JAX on a platform with at least so many devices.
 
     Raises:
-      UsageError: an option turned out to be impossible.
-      DataError: the data cannot be had.
-      DivergedError: the loss became NaN or infinite.
+      UsageError: this machine does not have them.
     """
-    if config.platform:
-        jax.config.update("jax_platforms", config.platform)
-    cached = _use_compile_cache(config.compile_cache) if config.compile_cache else None
+    if platform:
+        jax.config.update("jax_platforms", platform)
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
     try:
-        devices = jax.devices()
-    except RuntimeError:
-        refuse("platform", "one that this machine has", config.platform)
-
-    with contextlib.nullcontext() if config.dry_run else _make_directory(config) as directory:
-        train_split, test_split = _made_up(config) if config.dry_run else _load(config, console)
-        size = train_split.labels.shape[0]
-        if config.batch_size > size:
-            refuse("batch_size", f"at most {size}, the training split", config.batch_size)
-        if config.placement == "after_fc1" and 1 in (config.batch_size, size % config.batch_size):
-            refuse("batch_size", "such that no batch has one image", config.batch_size)
-
-        model = LeNet(config.placement)
-        tx = optax.sgd(config.learning_rate, momentum=config.momentum or None)
-        init_key, order_key = keys_of(config.seed)
-        if config.init_from is None:
-            # It runs once, so the time to compile it counts: 0.5 s in place of 0.7.
-            quickly = {"xla_backend_optimization_level": 1}
-            init_state = jax.jit(partial(train.init_state, model, tx), compiler_options=quickly)
-            state = init_state(init_key)
-        else:
-            state = train.start_from(_initial_weights(config), tx)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        console.print(f"network: LeNet, block {config.placement}, {parameters:,} parameters")
-        console.print(f"devices: {', '.join(f'{d.platform} ({d.device_kind})' for d in devices)}")
-        if directory:
-            _write_json(directory / "config.json", asdict(config))
-            _write_json(directory / "manifest.json", manifest(digests(train_split, test_split)))
-
-        mean, std = NORMALISATIONS[config.normalisation]
-        history: list[dict[str, float]] = []
-        epochs = train.fit(
-            state,
-            jax.tree.map(jnp.asarray, train_split),
-            jax.tree.map(jnp.asarray, test_split),
-            order_key,
-            model=model,
-            tx=tx,
-            epochs=1 if config.dry_run else config.epochs,
-            batch_size=config.batch_size,
-            mean=mean,
-            std=std,
-        )
-        for epoch, seconds in _timed(epochs, console):
-            row = _row(epoch, seconds)
-            history.append(row)
-            console.print(_line(row))
-            if cached is not None and epoch.number == 1:
-                console.print(
-                    f"compile cache: {cached['hits']} programs found, {cached['misses']} compiled"
-                )
-            if directory:
-                with (directory / "metrics.jsonl").open("a") as file:
-                    finite = {k: v if np.isfinite(v) else None for k, v in row.items()}
-                    file.write(json.dumps(finite) + "\n")  # NaN would not be JSON
-            if not np.isfinite([row["train_loss"], row["test_loss"]]).all():
-                raise DivergedError(f"the loss is not finite after epoch {epoch.number}")
-            state = epoch.state
-
-        logits = train.predict(
-            state, jnp.asarray(test_split.images), model=model, batch_size=500, mean=mean, std=std
-        )
-        confusion = np.asarray(metrics.confusion_matrix(logits.argmax(-1), test_split.labels))
-        for line in _per_class_lines(confusion):
-            console.print(line)
-        if directory:
-            if compared := published.compare_last_epoch(config.placement, history[-1]):
-                console.print(_report_table(compared))
-            steps = config.epochs * -(-size // config.batch_size)
-            torch_weights.save(directory / "weights.safetensors", train.variables_of(state), steps)
-            _write_per_class(directory / "per_class.csv", confusion)
-            _draw(directory, config.placement, history, confusion, test_split, logits)
-            console.print(f"written: {directory}")
-    return 0
+        found = len(jax.devices())
+    except RuntimeError as error:
+        if platform:
+            refuse("platform", "one that this machine has", platform)
+        raise UsageError(f"JAX finds no device: {str(error).splitlines()[0]}") from error
+    if found < devices:
+        refuse("devices", f"at most {found}, as many as there are", devices)
 
 
-def _use_compile_cache(directory: Path) -> Counter[str]:
-    """Makes JAX keep compiled programs; the returned counts of hits and misses grow as it runs.
+def _programs(
+    model: LeNet, tx: optax.GradientTransformation, batch_size: int, devices: int
+) -> Programs:
+    common = {"batch_size": batch_size, "test_batch_size": settings.TEST_BATCH_SIZE}
+    if devices == 1:
+        return train.compiled(model, tx, **common)
+    mesh = parallel.batch_mesh(jax.devices()[:devices])
+    return parallel.over_batch(model, tx, mesh=mesh, **common)
+
+
+def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
+    """The splits on the device, or on all that share the batches."""
+    if devices == 1:
+        return jax.device_put(splits)
+    return parallel.replicate(splits, parallel.batch_mesh(jax.devices()[:devices]))
+
+
+def _try_out(
+    programs: Programs, init_key: jax.Array, order_key: jax.Array, batch_size: int
+) -> dict[str, Any]:
+    """Trains on noise: a batch or three, and a last one as partial as that of the real data."""
+    rng = np.random.default_rng(0)
+    size = (1 if batch_size > 1000 else 3) * batch_size + TRAIN_SIZE % batch_size
+    images = rng.integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
+    split = Split(images, rng.integers(0, 10, size, dtype=np.int32))
+    start = time.perf_counter()
+    state = programs.init_state(init_key)
+    (epoch,) = train.fit(programs, state, split, split, order_key, epochs=1)
+    return _row(epoch, time.perf_counter() - start)
+
+
+def _use_compile_cache(directory: Path | None, console: Console) -> None:
+    """Keeps compiled programs in a directory that was asked for, else in the user's, if it can be.
 
     Raises:
-      UsageError: the directory cannot be written.
+      UsageError: the directory that was asked for cannot be used.
     """
+    chosen = directory or compile_cache.default_directory()
+    if chosen is None:
+        return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse("compile_cache", f"a directory that can be written ({error.strerror})", directory)
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
-    counts: Counter[str] = Counter()
-
-    def count(event: str, **_: object) -> None:
-        prefix, _, name = event.partition("cache_")
-        if prefix == "/jax/compilation_cache/" and name in ("hits", "misses"):
-            counts[name] += 1
-
-    jax.monitoring.register_event_listener(count)
-    return counts
+        compile_cache.check(chosen)
+    except UsageError as error:
+        if directory is not None:
+            raise
+        console.print(f"{error}; compiled programs are not kept")
+        return
+    compile_cache.use(chosen)
 
 
 @contextlib.contextmanager
-def _make_directory(config: Config) -> Iterator[Path]:
-    """A new directory for the run; removed again if the run ends before it wrote anything."""
-    name = f"{config.placement}-seed{config.seed}"
+def _directory(resume: Path | None, out: Path, name: str) -> Iterator[Path]:
+    """The locked directory of the run; a new one is removed again if nothing was written there.
+
+    Raises:
+      UsageError: it cannot be written, or another command is writing it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = resume or files.new_directory(out, name)
+            stack.enter_context(files.locked(directory))
+        except OSError as error:
+            option, path = ("resume", resume) if resume else ("out", out)
+            refuse(option, f"a directory that can be written ({error.strerror})", path)
+        try:
+            yield directory
+        finally:
+            stack.close()
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # does nothing to a directory with files
+
+
+def _made_ready(
+    programs: Programs, devices: int, data: DataOptions, dataset: DatasetName, console: Console
+) -> tuple[Programs, Split, Split]:
+    """Loads the data, and compiles the programs meanwhile.
+
+    Raises:
+      DataError: the data cannot be had.
+    """
+    with terminal.log_of_library(console), ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load_mnist, data.data_dir, data.mirror, dataset=dataset)
+        compiled = programs
+        if devices == 1:  # over several, arrays lie where they are when the program is compiled
+            compiled = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE)
+        train_split, test_split = loading.result()
+    if (len(train_split.labels), len(test_split.labels)) != (TRAIN_SIZE, TEST_SIZE):
+        return programs, train_split, test_split
+    return compiled, train_split, test_split
+
+
+def _initial_state(
+    programs: Programs,
+    key: jax.Array,
+    init_from: Path | None,
+    model: LeNet,
+    tx: optax.GradientTransformation,
+) -> TrainState:
+    """The state before the first epoch.
+
+    Raises:
+      UsageError: the weights to start from cannot be used.
+    """
+    if init_from is None:
+        return programs.init_state(key)
+    found, variables, _ = run_directory.open_weights(init_from)
+    if found.placement != model.placement:
+        raise UsageError(
+            f"{init_from}: weights of placement {found.placement}, not {model.placement}"
+        )
+    return train.start_from(variables, tx)
+
+
+def _continued(
+    directory: Path,
+    like: TrainState,
+    described: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    console: Console,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """State and history of a run to be continued; what differs from when it was begun is printed.
+
+    Raises:
+      UsageError: it was trained on other data, its files do not belong together, or it has more
+        epochs than are asked for.
+    """
+    if not (directory / run_directory.CHECKPOINT).exists():
+        console.print(f"no epoch of {directory} was finished: it starts anew")
+        return like, []
+    saved = run_directory.read_checkpoint(directory)
+    history = saved.metadata["history"]
+    for name in FIXED:
+        if saved.metadata["config"][name] != described[name]:
+            raise UsageError(f"{saved.path}: not the checkpoint of the run in {directory}: {name}")
+    if saved.metadata["data_sha256"] != environment["data_sha256"]:
+        raise UsageError(f"the data are not those on which the run in {directory} was trained")
+    if len(history) > described["epochs"]:
+        refuse("epochs", f"at least {len(history)}, which this run has", described["epochs"])
+    for line in differences(run_directory.read_manifest(directory)["starts"][-1], environment):
+        console.print(f"differs from when the run was begun: {line}")
+    console.print(f"continued after epoch {len(history)}")
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, 10_000):
-            directory = config.out / (name if attempt == 1 else f"{name}-{attempt}")
-            with contextlib.suppress(FileExistsError):
-                directory.mkdir()
+        return jax.device_put(restore(saved, like)), history
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
+
+
+def _train(
+    programs: Programs,
+    state: TrainState,
+    splits: tuple[Split, Split],
+    order_key: jax.Array,
+    history: list[dict[str, Any]],
+    epochs: int,
+    record: Callable[..., None],
+    console: Console,
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Trains the epochs that are left; each one is recorded before its line is printed.
+
+    Returns:
+      The rows of all epochs, and the logits `[N, 10]` of the test images after the last one.
+
+    Raises:
+      FailedError: the loss became NaN or infinite.
+    """
+    done = len(history)
+    fitted = train.fit(programs, state, *splits, order_key, epochs=epochs, done=done)
+    logits = None
+    with terminal.progress(console) as progress:
+        task = progress.add_task("epochs", total=epochs, completed=done)
+        while True:
+            start = time.perf_counter()
+            if (epoch := next(fitted, None)) is None:
                 break
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        refuse("out", f"a directory that can be written ({error.strerror})", config.out)
-    try:
-        yield directory
-    finally:
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # does nothing to a directory with files
+            row = _row(epoch, time.perf_counter() - start)
+            history = [*history, row]
+            state, logits = epoch.state, epoch.test.logits
+            record(state, train.variables_of(state), history=history)
+            progress.update(task, completed=epoch.number)
+            console.print(terminal.epoch_line(row))
+            if None in row.values():
+                raise FailedError(f"the loss is not finite after epoch {epoch.number}")
+    if logits is None:  # all epochs were finished before
+        logits = programs.evaluate(train.variables_of(state), splits[1]).logits
+    return history, np.asarray(logits)
 
 
-def _load(config: Config, console: Console) -> tuple[Split, Split]:
-    """The data; what the sources log on the way is printed."""
-
-    class Printer(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage())
-
-    log = logging.getLogger("mnist_jax")
-    log.handlers = [Printer()]
-    log.setLevel(logging.INFO)
-    return load_mnist(config.data_dir, config.mirror, dataset=config.dataset)
-
-
-def _made_up(config: Config) -> tuple[Split, Split]:
-    """Three batches and a half of noise to train on, and as much to evaluate."""
-    rng = np.random.default_rng(config.seed)
-
-    def split(size: int) -> Split:
-        images = rng.integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
-        return Split(images, rng.integers(0, 10, size, dtype=np.int32))
-
-    size = 3 * config.batch_size + (config.batch_size + 1) // 2
-    return split(size), split(size)
-
-
-def _initial_weights(config: Config) -> Any:
-    try:
-        return torch_weights.load(config.init_from, config.placement)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--init-from: {error}") from error
-
-
-def _timed(epochs: Iterator[train.Epoch], console: Console) -> Iterator[tuple[train.Epoch, float]]:
-    """Each epoch with the seconds it took; a moving bar on a terminal while it computes."""
-    for number in range(1, sys.maxsize):
-        start = time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            if console.is_terminal and not console.quiet:
-                columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-                bar = stack.enter_context(Progress(*columns, console=console, transient=True))
-                bar.add_task(f"Epoch {number}", total=None)
-            epoch = next(epochs, None)
-        if epoch is None:
-            return
-        yield epoch, time.perf_counter() - start
-
-
-def _row(epoch: train.Epoch, seconds: float) -> dict[str, float]:
-    return {
+def _row(epoch: train.Epoch, seconds: float) -> dict[str, Any]:
+    """A line of metrics.jsonl; JSON has no number for a loss that is not finite."""
+    row = {
         "epoch": epoch.number,
         "train_loss": epoch.train.mean_loss,
         "train_accuracy_percent": epoch.train.accuracy_percent,
-        "test_loss": epoch.test.mean_loss,
-        "test_accuracy_percent": epoch.test.accuracy_percent,
+        "test_loss": epoch.test.metrics.mean_loss,
+        "test_accuracy_percent": epoch.test.metrics.accuracy_percent,
         "seconds": seconds,
     }
+    return {key: value if np.isfinite(value) else None for key, value in row.items()}
 
 
-def _line(row: Mapping[str, float]) -> str:
-    """The report's own line, and the seconds."""
-    return (
-        "Epoch {epoch}, train:: loss: {train_loss:.4f}, accuracy: {train_accuracy_percent:.4f}% "
-        "test:: loss: {test_loss:.4f}, accuracy: {test_accuracy_percent:.4f}% ({seconds:.2f} s)"
-    ).format(**row)
-
-
-def _per_class_lines(confusion: np.ndarray) -> Iterator[str]:
-    """The report's own lines, whole percent cut off as there, and the counts."""
-    for digit, row in enumerate(confusion):
-        correct, count = int(row[digit]), int(row.sum())
-        percent = 100 * correct // count if count else 0
-        yield f"Accuracy of {digit:6} : {percent:2} % ({correct} of {count})"
-
-
-def _report_table(compared: Sequence[published.Compared]) -> Table:
-    table = Table("last epoch", "ours", "report", "difference", title="Beside the report")
-    for row in compared:
-        table.add_row(
-            row.metric, f"{row.ours:.4f}", f"{row.published:.4f}", f"{row.difference:+.4f}"
-        )
-    return table
-
-
-def _summary_table(placement: str) -> Table:
-    table = Table(title=f"LeNet, block {placement}: one image", show_footer=True)
-    layers = summary(placement)
-    table.add_column("layer", "total", no_wrap=True)
-    table.add_column("output shape", no_wrap=True)
-    for name in ("parameters", "multiply_adds"):
-        total = sum(getattr(layer, name) for layer in layers)
-        table.add_column(name.replace("_", "-"), f"{total:,}", justify="right", no_wrap=True)
-    for layer in layers:
-        shape = " x ".join(map(str, layer.shape))
-        table.add_row(layer.name, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
-    return table
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def _write_per_class(path: Path, confusion: np.ndarray) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("class", "correct", "count", "accuracy_percent"))
-        for digit, row in enumerate(confusion):
-            correct, count = int(row[digit]), int(row.sum())
-            writer.writerow((digit, correct, count, f"{100 * correct / max(count, 1):.4f}"))
-
-
-def _draw(
+def _finish(
     directory: Path,
     placement: str,
-    history: Sequence[Mapping[str, float]],
-    confusion: np.ndarray,
-    test: Split,
-    logits: jax.Array,
+    history: Sequence[Mapping[str, Any]],
+    test_split: Split,
+    logits: np.ndarray,
+    console: Console,
 ) -> None:
-    """The three pictures of a run."""
-    from experiments import figures  # matplotlib, only now: it would delay the first epoch
+    """Prints and writes what the last epoch came to: accuracy by class, and three pictures."""
+    from experiments import figures  # matplotlib: the first epoch need not wait
 
-    figures.curves(history, placement, directory / "curves.png")
-    figures.confusion(confusion, directory / "confusion.png")
+    labels = np.asarray(test_split.labels)
+    confusion = np.asarray(metrics.confusion_matrix(logits.argmax(-1), labels))
+    for line in terminal.per_class_lines(confusion):
+        console.print(line)
+    run_directory.write_per_class(directory, confusion)
     probabilities = np.asarray(jax.nn.softmax(logits))  # [N, 10]
-    labels = np.asarray(test.labels)
     predictions = probabilities.argmax(1)
     (wrong,) = np.nonzero(predictions != labels)
     worst = wrong[np.argsort(probabilities[wrong, labels[wrong]])][:24]
-    figures.mistakes(
-        np.asarray(test.images)[worst, :, :, 0],
-        labels[worst],
-        predictions[worst],
-        probabilities[worst, predictions[worst]],
-        directory / "mistakes.png",
-    )
+    with run_directory.writing(directory):
+        figures.curves(history, placement, directory / "curves.png")
+        figures.confusion(confusion, directory / "confusion.png")
+        figures.mistakes(
+            np.asarray(test_split.images)[worst, :, :, 0],
+            labels[worst],
+            predictions[worst],
+            probabilities[worst, predictions[worst]],
+            directory / "mistakes.png",
+        )
+
+
+def _is_the_reports(config: Config) -> bool:
+    """Whether the last epoch can be held beside the report's."""
+    setting = config.momentum, config.normalisation, config.learning_rate, config.batch_size
+    same = setting == settings.REPORT and config.dataset == "mnist" and not config.init_from
+    return same and config.epochs == settings.EPOCHS and config.placement in published.HISTORY
 
 
 if __name__ == "__main__":

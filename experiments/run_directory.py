@@ -15,18 +15,18 @@ it are for people and for other programs, and a damaged one cannot change a resu
 import contextlib
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.files import as_json, as_lines, read_json, write_whole
 from experiments.options import UsageError
 from mnist_jax import checkpoint, torch_weights
 from mnist_jax.checkpoint import Checkpoint, CheckpointError
-from mnist_jax.data import PIXELS
-from mnist_jax.disk import read_regular, write_whole
+from mnist_jax.data import PIXELS, Pixels
 from mnist_jax.model import LeNet
 
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
@@ -60,8 +60,7 @@ def open_run(path: Path) -> Run:
     if not path.is_dir():
         model, variables, epoch = open_weights(path)
         return Run(path.stem, path, model, variables, epoch, [], {}, {}, ())
-    if not (path / CONFIG).exists():
-        raise UsageError(f"{path}: not the directory of a run, it has no {CONFIG}")
+    config = read_config(path)
     if not (path / WEIGHTS).exists():
         raise UsageError(f"{path}: no epoch of this run is finished")
     saved = read_checkpoint(path)
@@ -74,10 +73,30 @@ def open_run(path: Path) -> Run:
         variables=variables,
         epoch=epoch,
         history=saved.metadata["history"][:epoch],
-        config=saved.metadata["config"],
-        manifest=_read_json(path / MANIFEST),
+        config=config,
+        manifest=read_manifest(path),
         epochs=tuple((int(file.stem), file) for file in kept if file.stem.isdecimal()),
     )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The options of a run.
+
+    Raises:
+      UsageError: one line, naming the file.
+    """
+    if not (directory / CONFIG).exists():
+        raise UsageError(f"{directory}: not the directory of a run, it has no {CONFIG}")
+    return read_json(directory / CONFIG)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What a run depended on: `starts`, an entry for each time it was started.
+
+    Raises:
+      FileError: one line, naming the file.
+    """
+    return read_json(directory / MANIFEST)
 
 
 def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
@@ -98,19 +117,17 @@ def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
 
 def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
     """Writes what is known before the first epoch."""
-    with _named(directory):
-        write_whole(directory / CONFIG, _json(config))
-        write_whole(directory / MANIFEST, _json({"starts": [manifest]}))
+    with writing(directory):
+        write_whole(directory / CONFIG, as_json(config))
+        write_whole(directory / MANIFEST, as_json({"starts": [manifest]}))
 
 
 def begin_again(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Adds a start to the manifest of a run that is continued, and clears away what a kill left."""
-    with _named(directory):
-        for file in directory.rglob("*.incomplete"):
-            file.unlink(missing_ok=True)
-        starts = _read_json(directory / MANIFEST).get("starts", [])
-        write_whole(directory / CONFIG, _json(config))
-        write_whole(directory / MANIFEST, _json({"starts": [*starts, manifest]}))
+    """Adds a start to the manifest of a run that is continued."""
+    starts = read_manifest(directory)["starts"]
+    with writing(directory):
+        write_whole(directory / CONFIG, as_json(config))
+        write_whole(directory / MANIFEST, as_json({"starts": [*starts, manifest]}))
 
 
 def write_epoch(
@@ -121,8 +138,8 @@ def write_epoch(
     config: Mapping[str, Any],
     data_sha256: Mapping[str, str],
     history: Sequence[Row],
-    model: LeNet,
-    steps: int,
+    pixels: Pixels,
+    steps_per_epoch: int,
     keep: bool,
 ) -> None:
     """Puts a finished epoch on disk: weights, then metrics, then the checkpoint that counts.
@@ -134,23 +151,23 @@ def write_epoch(
       config: the options of the run.
       data_sha256: digests of the data.
       history: the rows of all epochs so far.
-      model: the network.
-      steps: of training so far.
+      pixels: how the network sees a pixel.
+      steps_per_epoch: training steps in an epoch.
       keep: whether to keep the weights of this epoch, too.
 
     Raises:
       UsageError: naming the file that cannot be written.
     """
     epoch = len(history)
-    weights = {"pixels": model.pixels, "epochs": epoch, "num_batches_tracked": steps}
-    with _named(directory):
+    steps = epoch * steps_per_epoch
+    save = partial(torch_weights.save, pixels=pixels, epochs=epoch, num_batches_tracked=steps)
+    with writing(directory):
         if keep:
             (directory / EPOCHS).mkdir(exist_ok=True)
             kept = directory / EPOCHS / f"{epoch:02}.safetensors"
-            torch_weights.save(kept, variables, **weights)
-        torch_weights.save(directory / WEIGHTS, variables, **weights)
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        write_whole(directory / METRICS, lines.encode())
+            save(kept, variables)
+        save(directory / WEIGHTS, variables)
+        write_whole(directory / METRICS, as_lines(history))
         metadata = {"config": config, "data_sha256": data_sha256, "history": history}
         checkpoint.save(directory / CHECKPOINT, state, metadata)
 
@@ -183,31 +200,15 @@ def write_per_class(directory: Path, confusion: np.ndarray) -> None:
     for digit, row in enumerate(confusion):
         correct, count = int(row[digit]), int(row.sum())
         writer.writerow((digit, correct, count, f"{100 * correct / max(count, 1):.4f}"))
-    with _named(directory):
+    with writing(directory):
         write_whole(directory / PER_CLASS, text.getvalue().encode())
 
 
 @contextlib.contextmanager
-def _named(directory: Path) -> Iterator[None]:
-    """Turns what a disk refuses into one line."""
+def writing(directory: Path) -> Iterator[None]:
+    """Turns what the disk refuses into one line."""
     try:
         yield
     except OSError as error:
         file = error.filename or directory
         raise UsageError(f"{file} cannot be written: {error.strerror}") from error
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, default=str) + "\n").encode()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_regular(path))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: damaged, it is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{path}: damaged, it is no JSON object")
-    return value

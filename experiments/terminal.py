@@ -1,8 +1,11 @@
 """What the commands print: their console, their progress, the report's lines, tables."""
 
+import contextlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -11,7 +14,8 @@ from rich.table import Table
 
 from experiments.options import UsageError
 from experiments.published import Compared
-from mnist_jax.summary import Layer
+from mnist_jax.model import LeNet
+from mnist_jax.summary import Layer, summary
 
 
 class _Output:
@@ -63,12 +67,42 @@ def progress(console: Console) -> Progress:
     )
 
 
-def epoch_line(row: Mapping[str, float]) -> str:
+@contextlib.contextmanager
+def log_of_library(console: Console) -> Iterator[None]:
+    """What the library logs, as where the data come from, is printed."""
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage())
+
+    log = logging.getLogger("mnist_jax")
+    handler, level = Printer(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def network_line(model: LeNet) -> str:
+    """The network and its size."""
+    parameters = sum(layer.parameters for layer in summary(model))
+    return f"network: LeNet, block {model.placement}, {parameters:,} parameters"
+
+
+def devices_line(devices: Sequence[jax.Device]) -> str:
+    """What the run computes on."""
+    return f"devices: {', '.join(f'{d.platform} ({d.device_kind})' for d in devices)}"
+
+
+def epoch_line(row: Mapping[str, float | None]) -> str:
     """The report's own line, and the seconds."""
     return (
         "Epoch {epoch}, train:: loss: {train_loss:.4f}, accuracy: {train_accuracy_percent:.4f}% "
         "test:: loss: {test_loss:.4f}, accuracy: {test_accuracy_percent:.4f}% ({seconds:.2f} s)"
-    ).format(**row)
+    ).format(**{key: float("nan") if value is None else value for key, value in row.items()})
 
 
 def per_class_lines(confusion: np.ndarray) -> Iterator[str]:
@@ -98,8 +132,9 @@ def report_table(compared: Sequence[Compared]) -> Table:
     return table
 
 
-def summary_table(title: str, layers: Sequence[Layer]) -> Table:
+def summary_table(placement: str, layers: Sequence[Layer]) -> Table:
     """A network layer by layer."""
+    title = f"LeNet, block {placement}: one image"
     table = Table(title=title, show_footer=True, box=box.SIMPLE_HEAD)
     table.add_column("layer", "total", no_wrap=True)
     table.add_column("output shape", no_wrap=True)

@@ -13,6 +13,8 @@ from mnist_jax.sources import FILES, DataError
 
 __all__ = [
     "PIXELS",
+    "TEST_SIZE",
+    "TRAIN_SIZE",
     "VERSION",
     "DataError",
     "DatasetName",
@@ -27,6 +29,7 @@ __all__ = [
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
 
 VERSION = "3.0.1"  # of all three datasets in TFDS
+TRAIN_SIZE, TEST_SIZE = 60_000, 10_000  # images of each of them
 
 
 class Split(NamedTuple):

@@ -1,4 +1,4 @@
-"""The programs of `train` on several devices: many seeds side by side, or one seed's batches divided.
+"""The programs of `train` on several devices: many seeds side by side, or divided batches.
 
 `S` is the number of seeds and `N` the number of examples of a split. Both ways give the same
 `train.Programs` as `train.compiled`, and neither needs a word in the network.
@@ -46,7 +46,7 @@ def over_seeds(
     batch_size: int = 64,
     test_batch_size: int = 500,
 ) -> Programs:
-    """As `train.compiled`, for many seeds: arrays of states, keys, orders and results get `[S, ...]`.
+    """As `train.compiled`, for many seeds: states, keys, orders and results are `[S, ...]`.
 
     The seeds are divided over the mesh and exchange nothing; each one's results are those of a
     single run. `S` need not divide by the number of devices.
@@ -78,11 +78,16 @@ def over_seeds(
     return Programs(*map(compilation.jit, (init_state, train_epoch, evaluate)))
 
 
+def batch_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh over which `over_batch` divides each batch."""
+    return Mesh(np.asarray(devices), (BATCH,))
+
+
 def over_batch(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
-    devices: Sequence[jax.Device],
+    mesh: Mesh,
     batch_size: int = 64,
     test_batch_size: int = 500,
 ) -> Programs:
@@ -99,16 +104,15 @@ def over_batch(
     Args:
       model: see `train.train_step`.
       tx: see `train.train_step`.
-      devices: those that share the work.
+      mesh: see `batch_mesh`; give splits and states as `replicate` makes them.
       batch_size: of all devices together.
       test_batch_size: of evaluation, see `train.predict`.
 
     Raises:
       ValueError: the batches do not divide by the number of devices.
     """
-    if batch_size % len(devices):
-        raise ValueError(f"batches of {batch_size} do not divide by {len(devices)} devices")
-    mesh = Mesh(np.asarray(devices), (BATCH,))
+    if batch_size % mesh.size:
+        raise ValueError(f"batches of {batch_size} do not divide by {mesh.size} devices")
     whole, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH))
     init_state = partial(train.init_state, model, tx)
     train_epoch = partial(

@@ -5,6 +5,7 @@ compiled; `compiled` gives the programs of one network and optimiser, and `fit` 
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -56,9 +57,7 @@ class Programs(NamedTuple):
     evaluate: Callable[[Variables, Split], Evaluation]
 
 
-def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, key: chex.PRNGKey
-) -> TrainState:
+def init_state(model: nn.Module, tx: optax.GradientTransformation, key: chex.PRNGKey) -> TrainState:
     """A fresh state of a `LeNet`, drawn as PyTorch draws it. `key` is consumed."""
     return start_from(model.init(key, jnp.zeros((2, 28, 28, 1), jnp.uint8), train=True), tx)
 
@@ -240,6 +239,37 @@ def compiled(
         ),
         evaluate=compilation.jit(partial(evaluate, model=model, batch_size=test_batch_size)),
     )
+
+
+def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Programs:
+    """Compiles programs for splits of known sizes before the data are there, all at once.
+
+    Args:
+      programs: of `compiled`.
+      train_size: examples of the training split.
+      test_size: examples of the test split.
+
+    Returns:
+      Programs that take arrays of these sizes only.
+    """
+
+    def split(size: int) -> Split:
+        images = jax.ShapeDtypeStruct((size, 28, 28, 1), jnp.uint8)
+        return Split(images, jax.ShapeDtypeStruct((size,), jnp.int32))  # type: ignore[arg-type]
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(programs.init_state, key)
+    order = jax.ShapeDtypeStruct((train_size,), jnp.int32)
+    # The epoch takes longest, so it is first. Only tracing needs Python: the rest runs beside it.
+    with ThreadPoolExecutor() as pool:
+
+        def compile_beside(program: Any, *arguments: Any) -> Future[Any]:
+            return pool.submit(program.lower(*arguments).compile)
+
+        train_epoch = compile_beside(programs.train_epoch, state, split(train_size), order)
+        init_state = compile_beside(programs.init_state, key)
+        evaluate = compile_beside(programs.evaluate, variables_of(state), split(test_size))
+        return Programs(init_state.result(), train_epoch.result(), evaluate.result())
 
 
 def fit(

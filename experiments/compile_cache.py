@@ -1,0 +1,75 @@
+"""Compiled programs, kept between starts in the user's own cache directory.
+
+What lies there is code that a later start runs, so only this user may be able to write it.
+"""
+
+import logging
+import os
+import stat
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+from experiments.options import UsageError
+
+MAX_BYTES = 256 * 2**20  # what JAX used least lately goes first; a run needs about 2 MiB
+
+
+def default_directory() -> Path | None:
+    """`$XDG_CACHE_HOME/mnist_jax`, else `~/.cache/mnist_jax`; None where there is no home."""
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    return Path(root) / "mnist_jax"
+
+
+def check(directory: Path) -> None:
+    """Makes the directory if it is absent, and checks who may write it.
+
+    Raises:
+      UsageError: it cannot be made or written, it is not this user's, or others can write it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise UsageError(f"the compile cache {directory} is not a directory")
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            raise UsageError(f"the compile cache {directory} belongs to another user")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UsageError(f"the compile cache {directory} can be written by other users")
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0")
+    except OSError as error:
+        reason = f"cannot be used: {error.strerror}"
+        raise UsageError(f"the compile cache {directory} {reason}") from error
+
+
+def use(directory: Path) -> Counter[str]:
+    """Makes JAX keep compiled programs in a directory that was checked.
+
+    Returns:
+      The numbers of programs found (`hits`) and compiled (`misses`), which grow as JAX works.
+    """
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    # A full disk or a damaged entry costs a compilation and nothing else, so JAX need not say so
+    # for each program.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache")
+    logging.getLogger("jax._src.compilation_cache").setLevel(logging.ERROR)
+    logging.getLogger("jax._src.compiler").setLevel(logging.ERROR)
+    counts: Counter[str] = Counter()
+
+    def count(event: str, **_: object) -> None:
+        prefix, _, name = event.partition("cache_")
+        if prefix == "/jax/compilation_cache/" and name in ("hits", "misses"):
+            counts[name] += 1
+
+    jax.monitoring.register_event_listener(count)
+    return counts
