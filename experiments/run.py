@@ -10,11 +10,12 @@ lists the files of a run.
 """
 
 if __name__ == "__main__":
-    from experiments import options
+    from experiments import stopping
 
-    options.end_at_once_on_signals()  # before the imports that follow, which take a second
+    stopping.end_at_once()  # before the imports that follow, which take a second
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from experiments.manifest import differences, manifest
 from experiments.options import (
     DataOptions,
     FailedError,
+    OptionalPath,
     UsageError,
     refuse,
     refuse_unless_positive,
@@ -80,26 +82,24 @@ class Config:
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
     normalisation: Literal["half", "mnist", "none"] = "half"
-    """How the network sees a pixel x of 0..1: half is (x - 0.5)/0.5, mnist is
-    (x - 0.1307)/0.3081, none is x."""
+    """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     dataset: DatasetName = "mnist"
     """Data set to train on."""
-    init_from: Path | None = None
-    """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
+    init_from: OptionalPath = None
+    """A .safetensors file with the initial weights, of an earlier run or of PyTorch."""
     devices: int = 1
     """Number of devices that share each batch, at least 1."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
-    """Platform to compute on; without this option the one that JAX prefers."""
+    """Platform to compute on; else the one that JAX prefers."""
     out: Path = Path("runs")
     """Directory in which the directory of the run is made."""
-    resume: Path | None = None
+    resume: OptionalPath = None
     """Directory of a run to continue, or to lengthen with --epochs."""
     keep_epochs: bool = False
     """Keep the weights of every epoch, in epochs/."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    compile_cache: Path | None = None
-    """Directory in which compiled programs are kept for later starts; without this option
-    mnist_jax in the user's cache directory."""
+    compile_cache: OptionalPath = None
+    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
     no_compile_cache: bool = False
     """Keep no compiled programs."""
     dry_run: bool = False
@@ -323,7 +323,7 @@ def _use_compile_cache(directory: Path | None, console: Console) -> None:
 
 @contextlib.contextmanager
 def _directory(resume: Path | None, out: Path, name: str) -> Iterator[Path]:
-    """The locked directory of the run; a new one is removed again if nothing was written there.
+    """The locked directory of the run; a new one is removed again if no epoch was finished.
 
     Raises:
       UsageError: it cannot be written, or another command is writing it.
@@ -339,8 +339,8 @@ def _directory(resume: Path | None, out: Path, name: str) -> Iterator[Path]:
             yield directory
         finally:
             stack.close()
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # does nothing to a directory with files
+            if not (resume or (directory / run_directory.CHECKPOINT).exists()):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _made_ready(

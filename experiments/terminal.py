@@ -18,6 +18,13 @@ from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
 
 
+class _Console(Console):
+    """A console whose closed output is an exception like any other; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 class _Output:
     """The standard output, whose full disk is not mistaken for that of a file of ours."""
 
@@ -25,25 +32,27 @@ class _Output:
         return getattr(sys.stdout, name)
 
     def write(self, text: str) -> int:
-        try:
+        with _named():
             return sys.stdout.write(text)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"the standard output cannot be written: {error.strerror}") from error
 
     def flush(self) -> None:
-        try:
+        with _named():
             sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"the standard output cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"the standard output cannot be written: {error.strerror}") from error
 
 
 def console(*, quiet: bool = False) -> Console:
     """The console of a command: plain text, lines as long as they are."""
-    return Console(
+    return _Console(
         file=_Output(),  # type: ignore[arg-type]  (it is a text file in all that rich uses)
         quiet=quiet,
         highlight=False,

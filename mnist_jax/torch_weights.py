@@ -41,6 +41,7 @@ _FLAX_NAMES = {
     "running_var": ("batch_stats", "var"),
 }
 _COUNTER = "num_batches_tracked"
+_OURS = "mnist_jax"  # the entry of the metadata that `save` adds
 MAX_BYTES = 2**24  # the largest network in float64 takes a seventh of it
 
 
@@ -161,14 +162,10 @@ def save(
       OSError: the file cannot be written.
     """
     tensors = to_torch(variables, num_batches_tracked)
-    metadata = {
-        "format": "pt",
-        "pixels_mean": repr(float(pixels.mean)),
-        "pixels_std": repr(float(pixels.std)),
-        "epochs": str(epochs),
-    }
-    metadata["sha256"] = _digest(tensors, metadata)
-    write_whole(path, safetensors.numpy.save(tensors, metadata))
+    ours = {"pixels": [float(x) for x in pixels], "epochs": epochs}
+    ours["sha256"] = _digest(tensors, ours)
+    # In one entry: safetensors writes several in any order, and equal weights are equal files.
+    write_whole(path, safetensors.numpy.save(tensors, {_OURS: json.dumps(ours)}))
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
@@ -220,18 +217,19 @@ def _ours(
     Raises:
       ValueError: the digest is not that of the content.
     """
-    if not metadata.keys() & {"pixels_mean", "pixels_std", "epochs", "sha256"}:
+    if _OURS not in metadata:
+        if metadata.keys() - {"format"}:  # PyTorch's; a damaged name must not pass for another file
+            raise ValueError(f"metadata of another program: {', '.join(metadata)}")
         return None, None
-    signed = {name: value for name, value in metadata.items() if name != "sha256"}
-    if _digest(tensors, signed) != metadata.get("sha256"):
+    ours = json.loads(metadata[_OURS])
+    if not isinstance(ours, dict) or ours.pop("sha256", None) != _digest(tensors, ours):
         raise ValueError("damaged: its SHA-256 is not that of its content")
-    pixels = Pixels(float(metadata["pixels_mean"]), float(metadata["pixels_std"]))
-    return pixels, int(metadata["epochs"])
+    return Pixels(*ours["pixels"]), ours["epochs"]
 
 
-def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+def _digest(tensors: Mapping[str, np.ndarray], ours: Mapping[str, Any]) -> str:
     """SHA-256 of all names, shapes, dtypes, numbers and metadata, in hexadecimal."""
-    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array))

@@ -1,0 +1,60 @@
+"""How a signal ends a command.
+
+This room imports nothing that takes long, so that a command can import it before the rest.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Stopped(BaseException):
+    """A signal, or a closed standard output, asked the process to end.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def end_at_once() -> None:
+    """Makes the signals end the process in one line, for the time of a command's imports."""
+
+    def end(number: int, _: object) -> NoReturn:
+        os.write(2, b"interrupted\n")
+        os._exit(128 + number)
+
+    _handle(end)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """The signals raise `Stopped` in here."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Stopped(number)
+
+    before = _handle(stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle(handler: Callable[[int, object], NoReturn]) -> dict[int, Any]:
+    """Sets a handler and returns those before; an ignored signal, as under nohup, stays so."""
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not the main thread, where no handler can be set
+        for name in SIGNALS:
+            number = getattr(signal, name)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    return before
