@@ -67,7 +67,7 @@ def use(directory: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
 
     def count(event: str, **_: object) -> None:
-        prefix, _, name = event.partition("cache_")
+        prefix, _cache, name = event.partition("cache_")
         if prefix == "/jax/compilation_cache/" and name in ("hits", "misses"):
             counts[name] += 1
 

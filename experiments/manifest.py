@@ -31,15 +31,14 @@ def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two manifests and can change a result, a line each; not the data."""
-    names = ("packages", "python", "platform", "cpu", "threads", "devices", "xla_flags")
-    lines = []
-    for name in names:
-        old, new = before.get(name), now.get(name)
-        if name == "packages":
-            lines += [f"{p} {old.get(p)} before, {new[p]} now" for p in new if old.get(p) != new[p]]
-        elif old != new:
-            lines.append(f"{name} {old} before, {new} now")
-    return lines
+    was, found = before["packages"], now["packages"]
+    lines = [f"{p} {was.get(p)} before, {found[p]} now" for p in found if was.get(p) != found[p]]
+    names = ("python", "platform", "cpu", "threads", "devices", "xla_flags")
+    return lines + [
+        f"{name} {before.get(name)} before, {now[name]} now"
+        for name in names
+        if before.get(name) != now[name]
+    ]
 
 
 def threads() -> int:

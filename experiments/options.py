@@ -4,10 +4,13 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -76,7 +79,7 @@ def parse(
     arguments: Sequence[str] | None,
     *,
     name: str,
-    description: str,
+    description: str | None,
     default: C | None = None,
 ) -> C:
     """Reads a command line into its configuration.
@@ -93,25 +96,35 @@ def parse(
       UsageError: in one line, where `tyro` would draw a box.
       SystemExit: after `--help`.
     """
+    help_text = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                config,
+        with contextlib.redirect_stdout(help_text), contextlib.redirect_stderr(errors):
+            cli = partial(
+                tyro.cli,
                 args=arguments,
                 prog=f"python -m {name}",
-                description=description.partition("\n\n")[0],
+                description=(description or "").partition("\n\n")[0],
                 config=(tyro.conf.FlagCreatePairsOff,),
-                **({} if default is None else {"default": default}),
             )
+            return cli(config) if default is None else cli(config, default=default)
     except SystemExit as end:
         if end.code in (None, OK):
+            help_text.seek(0)
+            print(_wrapped(help_text.read()), end="")
             raise
         # The first part of the box, less its title and frame, its lines joined.
         text = re.sub("[│╭╮╰╯]", "", errors.getvalue())
         body = re.split("\n *─{3,}", text.partition("\n")[2])[0]
         message = re.sub(r"\s+", " ", body).strip().replace(" .", ".").removesuffix(".")
         raise UsageError(f"{message}; python -m {name} --help lists the options") from None
+
+
+def _wrapped(help_text: str) -> str:
+    """The same text; its first line, which tyro leaves as long as it is, fits the terminal too."""
+    usage, _, rest = help_text.partition("\n")
+    width = shutil.get_terminal_size().columns - 1
+    return textwrap.fill(usage, width, subsequent_indent=" " * 7) + "\n" + rest
 
 
 def run_command(

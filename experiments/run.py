@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -199,27 +200,27 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
     Raises:
       UsageError: an option contradicts the run that is to be continued.
     """
-    words = {"name": "experiments.run", "description": str(__doc__)}
-    config = options.parse(Config, arguments, **words)
-    paths = {
-        name: options.expanded(name, getattr(config, name))
-        for name in ("init_from", "out", "resume", "compile_cache")
-    }
-    config = replace(config, **paths)
+    parse = partial(options.parse, Config, arguments, name="experiments.run", description=__doc__)
+    config = _with_homes(parse())
     if config.resume is None:
         return config
     begun = run_directory.read_config(config.resume)
-    own = {name: begun[name] for name in (*FIXED, "epochs", "keep_epochs")}
-    if own["init_from"]:
-        own["init_from"] = Path(own["init_from"])
-    given = options.parse(Config, arguments, default=replace(config, **own), **words)
+    own = {name: begun[name] for name in (*FIXED, "epochs")}
+    own["init_from"] = begun["init_from"] and Path(begun["init_from"])
+    given = _with_homes(parse(default=replace(Config(), **own)))
     for name in FIXED:
         if getattr(given, name) != own[name]:
             raise UsageError(
                 f"--{name.replace('_', '-')} {getattr(given, name)} contradicts the run in "
                 f"{config.resume}, which has {own[name]}"
             )
-    return given
+    return replace(given, keep_epochs=given.keep_epochs or begun["keep_epochs"])
+
+
+def _with_homes(config: Config) -> Config:
+    """The same configuration with `~` replaced in its paths."""
+    names = ("init_from", "out", "resume", "compile_cache")
+    return replace(config, **{n: options.expanded(n, getattr(config, n)) for n in names})
 
 
 def _described(config: Config) -> dict[str, Any]:
@@ -260,7 +261,8 @@ def _start_jax(platform: str | None, devices: int) -> None:
     if platform:
         jax.config.update("jax_platforms", platform)
     if devices > 1:
-        jax.config.update("jax_num_cpu_devices", devices)
+        with contextlib.suppress(RuntimeError):  # JAX has started, so it has the devices it has
+            jax.config.update("jax_num_cpu_devices", devices)
     try:
         found = len(jax.devices())
     except RuntimeError as error:
@@ -483,7 +485,8 @@ def _finish(
     from experiments import figures  # matplotlib: the first epoch need not wait
 
     labels = np.asarray(test_split.labels)
-    confusion = np.asarray(metrics.confusion_matrix(logits.argmax(-1), labels))
+    counts = metrics.confusion_matrix(jnp.asarray(logits.argmax(-1)), jnp.asarray(labels))
+    confusion = np.asarray(counts)  # [10, 10]
     for line in terminal.per_class_lines(confusion):
         console.print(line)
     run_directory.write_per_class(directory, confusion)

@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -16,6 +17,9 @@ from experiments.options import UsageError
 from experiments.published import Compared
 from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
+
+
+TABLE_WIDTH = 80  # characters that the widest table needs; a narrower terminal wraps its lines
 
 
 class _Console(Console):
@@ -51,8 +55,9 @@ def _named() -> Iterator[None]:
 
 
 def console(*, quiet: bool = False) -> Console:
-    """The console of a command: plain text, lines as long as they are."""
+    """The console of a command: plain text, lines as long as they are, tables never cut off."""
     return _Console(
+        width=max(TABLE_WIDTH, shutil.get_terminal_size().columns),
         file=_Output(),  # type: ignore[arg-type]  (it is a text file in all that rich uses)
         quiet=quiet,
         highlight=False,
@@ -101,7 +106,7 @@ def network_line(model: LeNet) -> str:
     return f"network: LeNet, block {model.placement}, {parameters:,} parameters"
 
 
-def devices_line(devices: Sequence[jax.Device]) -> str:
+def devices_line(devices: Sequence[Any]) -> str:
     """What the run computes on."""
     return f"devices: {', '.join(f'{d.platform} ({d.device_kind})' for d in devices)}"
 

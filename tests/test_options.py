@@ -1,0 +1,144 @@
+"""What commands share: one line and an exit status for everything that can go wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from experiments import options, stopping
+from experiments.files import FileError
+from mnist_jax.sources import DataError
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A command."""
+
+    where: Literal["here", "there"] = "here"
+    """Where it happens."""
+    times: int = 1
+    """How often it happens, at least 1."""
+    file: options.OptionalPath = None
+    """A file; else none."""
+    loud: bool = False
+    """Say so."""
+
+
+def parse(*words: str, default: Config | None = None) -> Config:
+    return options.parse(
+        Config, words, name="experiments.it", description="Does it.\n\nMore.", default=default
+    )
+
+
+def test_options_are_read_and_defaults_replaced():
+    assert parse() == Config()
+    assert parse("--times", "3", "--loud") == Config(times=3, loud=True)
+    begun = Config(where="there", times=7)
+    assert parse("--times", "3", default=begun) == Config(where="there", times=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--where", "away"], "invalid choice 'away' for argument '--where'. Expected one of"),
+        (["--times", "often"], "Error parsing --times: invalid literal for int()"),
+        (["--tims", "3"], "Unrecognized options: --tims, 3"),
+        (["--times"], "Missing value for argument '--times'"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_what_cannot_be_parsed_is_one_line(words, message, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(options.UsageError) as error:
+        parse(*words)
+    text = str(error.value)
+    assert message in text
+    assert text.endswith("; python -m experiments.it --help lists the options")
+    assert not set("\n│╭╮╰╯─") & set(text)
+
+
+def test_help_fits_80_columns_and_names_the_command(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        parse("--help")
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "python -m experiments.it" in shown
+    assert "{here,there}" in shown
+    assert "--no-loud" not in shown
+    assert "None" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def raises(error: BaseException):
+    def body() -> int:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (options.UsageError("--a must be b: c"), 2, "error: --a must be b: c"),
+        (FileError("x: damaged"), 2, "error: x: damaged"),
+        (DataError("no source", "data_dir", "mirror"), 2, "no source (--data-dir or --mirror)"),
+        (options.FailedError("the loss is not finite"), 1, "error: the loss is not finite"),
+        (KeyboardInterrupt(), 130, "interrupted; to continue: again"),
+        (stopping.Stopped(signal.SIGTERM), 143, "interrupted; to continue: again"),
+        (stopping.Stopped(signal.SIGHUP), 129, "interrupted; to continue: again"),
+        (OSError(28, "No space left on device", "f"), 2, "error: f: No space left on device"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_a_status(error, status, line, capsys):
+    assert options.run_command(raises(error), continue_with=lambda: "again") == status
+    printed = capsys.readouterr().err
+    assert line in printed
+    assert printed.count("\n") == 1
+
+
+def test_there_is_nothing_to_continue_without_a_command(capsys):
+    assert options.run_command(raises(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("name", stopping.SIGNALS)
+def test_a_signal_ends_a_command_at_any_moment(name):
+    """While it imports, and while it works; the handlers from before are back afterwards."""
+    number = getattr(signal, name)
+    body = f"import os; os.kill(os.getpid(), {int(number)})"
+    importing = f"from experiments import stopping; stopping.end_at_once(); {body}"
+    working = (
+        "import sys; from experiments import options\n"
+        f"def work():\n    {body}\n    return 0\n"
+        "sys.exit(options.run_command(work))"
+    )
+    for code in (importing, working):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_home_that_is_not_there_is_refused():
+    assert options.expanded("out", None) is None
+    assert options.expanded("out", Path("runs")) == Path("runs")
+    with pytest.raises(options.UsageError, match="--out must be a path whose home"):
+        options.expanded("out", Path("~nobody-has-this-name/runs"))
