@@ -1,6 +1,7 @@
 """The statistics on synthetic results whose truth is known."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,10 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.outliers_influence import OLSInfluence
 
 from experiments import analysis, published
+from experiments.analysis import claims, per_class, reproduction, settings
+from experiments.analysis.runs import FINAL
+from experiments.settings import SETTINGS
+from mnist_jax.model import PLACEMENTS
 
 CURVE = published.HISTORY["before_fc1"]
 EPOCHS = len(CURVE)
@@ -21,15 +26,15 @@ def synthetic(
     seeds: int = 12,
     *,
     epochs: int = EPOCHS,
-    variants: tuple[str, ...] = tuple(published.SETTINGS),
-    placements: tuple[str, ...] = published.PLACEMENTS,
+    variants: tuple[str, ...] = tuple(SETTINGS),
+    placements: tuple[str, ...] = PLACEMENTS,
     gain: dict[str, float] = GAIN,
     rng_seed: int = 0,
 ) -> pd.DataFrame:
     """Results around before_fc1's published curve; noise is shared in a seed and over epochs."""
     rng = np.random.default_rng(rng_seed)
     shared = rng.normal(size=(seeds, epochs))
-    images = np.array(analysis.SAMPLINGS["all images"])
+    images = np.array(per_class.SAMPLINGS["all images"])
     rows = []
     for variant in variants:
         for placement in placements:
@@ -59,7 +64,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, run: pd.DataFrame) -> None:
     """Takes one seed of a setting for the report."""
     history = {
         placement: tuple(
-            published.Epoch(*line)
+            published.PublishedEpoch(*line)
             for line in run[run["placement"] == placement][
                 ["epoch", *published.METRICS]
             ].itertuples(index=False)
@@ -101,7 +106,8 @@ def test_a_held_out_run_is_covered_and_its_joint_p_is_uniform(monkeypatch):
         )
         new = results["seed"] == n
         publish(monkeypatch, results[new])
-        fit = analysis.joint_fit(results[~new])
+        fit = reproduction.joint_fit(results[~new])
+        assert fit is not None
         covered.append(fit.inside / fit.total)
         p.append(fit.p)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
@@ -113,7 +119,8 @@ def test_a_held_out_run_is_covered_and_its_joint_p_is_uniform(monkeypatch):
 def test_a_foreign_run_gets_the_smallest_possible_p(monkeypatch, study):
     """The joint test can reject: a run of another setting is the farthest of all."""
     publish(monkeypatch, study[(study["variant"] == "mnist") & (study["seed"] == 0)])
-    fit = analysis.joint_fit(study)
+    fit = reproduction.joint_fit(study)
+    assert fit is not None
     assert fit.p == 1 / (fit.n + 1)
     assert fit.p_by_placement == {"before_fc1": fit.p, "after_fc1": fit.p}
 
@@ -121,8 +128,8 @@ def test_a_foreign_run_gets_the_smallest_possible_p(monkeypatch, study):
 def test_deviations_are_externally_studentised_residuals():
     """Against statsmodels: the residuals of a model that is a constant."""
     values = np.random.default_rng(0).normal(size=8)
-    expected = OLSInfluence(OLS(values, np.ones(8)).fit()).resid_studentized_external
-    ours = analysis._deviations(values[:, None], np.zeros(1))[:, 0]
+    expected: Any = OLSInfluence(OLS(values, np.ones(8)).fit()).resid_studentized_external
+    ours = reproduction._deviations(values[:, None], np.zeros(1))[:, 0]
     np.testing.assert_allclose(ours, expected, rtol=1e-10)
 
 
@@ -131,7 +138,7 @@ def test_settings_find_the_setting_that_made_the_numbers(monkeypatch, study, tru
     """The setting behind a held-out run is first, with its own runs recognised."""
     new = study["seed"] == 0
     publish(monkeypatch, study[new & (study["variant"] == truth)])
-    table = analysis.settings(study[~new])
+    table = settings.likelihoods(study[~new])
     best = table.iloc[0]
     assert (best["variant"], best["behind"]) == (truth, 0)
     assert best["best_share"] > 0.95
@@ -152,7 +159,7 @@ def test_claim_2_needs_every_program(study):
     """Equal times hold, times twice as long do not, and one such program is named."""
     same, twice = ([1.0, 1.02, 0.99], [1.01, 1.0, 1.03]), ([1.0, 1.02, 0.99], [2.0, 2.1, 1.9])
     holds, mixed = (
-        analysis.claim_verdicts(analysis.claim_evidence(study, times))["verdict"][1]
+        claims.verdicts(claims.evidence_of(study, times))["verdict"][1]
         for times in (timing(jax=same), timing(jax=same, torch=twice))
     )
     assert holds.startswith("holds:")
@@ -164,12 +171,12 @@ def test_claim_3_counts_epochs():
     curves = {0: (96.0, 98.0), 1: (97.0, 98.0), 2: (90.0, 96.9)}
     runs = pd.DataFrame(
         [
-            {"variant": "report", "placement": "none", "seed": seed, "epoch": e, analysis.FINAL: a}
+            {"variant": "report", "placement": "none", "seed": seed, "epoch": e, FINAL: a}
             for seed, curve in curves.items()
             for e, a in enumerate(curve, start=1)
         ]
     )
-    reached = analysis.epochs_to_target(runs, "report", "none")
+    reached = claims.epochs_to_target(runs, "report", "none")
     np.testing.assert_allclose(reached, [1.5, 1.0, np.nan])
 
 
@@ -177,9 +184,7 @@ def test_claim_4_turns_with_the_placements(study):
     """Swapping the two networks changes the sign of the effect and the verdict."""
     names = {"before_fc1": "after_fc1", "after_fc1": "before_fc1"}
     swapped = study.assign(placement=study["placement"].replace(names))
-    there, back = (
-        analysis.claim_verdicts(analysis.claim_evidence(runs)).iloc[3] for runs in (study, swapped)
-    )
+    there, back = (claims.verdicts(claims.evidence_of(runs)).iloc[3] for runs in (study, swapped))
     assert there["verdict"].startswith("holds:")
     assert back["verdict"].startswith("does not hold, reversed:")
     assert there["p"] == pytest.approx(back["p"])
@@ -189,7 +194,7 @@ def test_claim_4_is_undecided_without_an_effect():
     """No difference in truth: undecided, and the number of seeds it would take is named."""
     equal = GAIN | {"after_fc1": 0.0}
     runs = synthetic(variants=("report",), gain=equal, rng_seed=1)
-    said = analysis.claim_verdicts(analysis.claim_evidence(runs))["verdict"][3]
+    said = claims.verdicts(claims.evidence_of(runs))["verdict"][3]
     assert said.startswith("undecided:")
     assert "80 % power needs" in said
 
@@ -203,13 +208,13 @@ def test_holm_covers_all_four_claims(tables):
 
 def test_seeds_needed():
     """Cohen, Statistical Power Analysis, 1988: d = 0.5 takes 34 pairs."""
-    assert analysis.seeds_needed(0.5) == analysis.seeds_needed(-0.5) == 34
-    assert analysis.seeds_needed(0.0) is None
+    assert claims.seeds_needed(0.5) == claims.seeds_needed(-0.5) == 34
+    assert claims.seeds_needed(0.0) is None
 
 
 def test_per_class_counts_the_whole_split(study):
     """Weighted by its images, accuracy by digit is the accuracy."""
-    table = analysis.per_class(study).query("placement == 'after_fc1'")
+    table = per_class.accuracies(study).query("placement == 'after_fc1'")
     mean = np.average(table["mean"], weights=table["images"])
     last = study.query("variant == 'report' and placement == 'after_fc1' and epoch == 10")
     assert mean == pytest.approx(last["test_accuracy_percent"].mean())
@@ -217,7 +222,7 @@ def test_per_class_counts_the_whole_split(study):
 
 def test_sampling_singles_out_the_first_four_of_each_batch(study):
     """All images cannot print the report's percentages; four of a batch, cut off, can."""
-    table = analysis.sampling(study).set_index(["sampling", "printed"])
+    table = per_class.sampling(study).set_index(["sampling", "printed"])
     assert table["log10_probability"].idxmax() == ("first 4 of each batch", "cut off")
     assert table.loc[("first 4 of each batch", "cut off"), "reachable"] == 20
     assert table.loc[("first 4 of each batch", "rounded"), "reachable"] == 12
@@ -250,6 +255,21 @@ def test_markdown_tables_are_rectangular(tables):
     assert len(rendered["numbers"].splitlines()) == 2 + 80
 
 
+def test_markdown_prints_each_column_as_the_table_says(tables):
+    """Digits, signs, separators, yes and no, and a dash for what was not computed."""
+    rendered = analysis.to_markdown(tables)
+
+    def cells(name: str, row: int) -> list[str]:
+        return [cell.strip() for cell in rendered[name].splitlines()[row].split("|")[1:-1]]
+
+    first = tables.reproduction.iloc[0]
+    assert cells("numbers", 2)[:4] == ["before_fc1", "1", "train_loss", "0.9363"]
+    assert cells("numbers", 2)[8:] == [f"{first['t']:+.2f}", "yes" if first["inside"] else "no"]
+    assert cells("claims", 3)[4:7] == ["0", "-", "-"]
+    assert cells("per_class", 2)[7:] == ["-", "-"]
+    assert cells("sampling", -1)[2] == "10,000"
+
+
 def test_unfinished_and_diverged_runs_are_left_out(study):
     """A killed run and one with a loss that is not finite do not count."""
     report = study["variant"] == "report"
@@ -257,6 +277,7 @@ def test_unfinished_and_diverged_runs_are_left_out(study):
     results = study.copy()
     results.loc[report & (study["seed"] == 1) & (study["epoch"] == 3), "train_loss"] = np.inf
     tables = analysis.analyse(results[~killed])
+    assert tables.joint is not None
     assert tables.joint.n == 10
     assert tables.notes[0] == "6 unfinished or diverged runs are left out"
 

@@ -1,5 +1,6 @@
 """Figures are written, of the expected size, the same twice, from whatever results there are."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments import analysis, figures, published
+from mnist_jax.model import PLACEMENTS
 
 CONFUSION = np.diag([970] * 10) + np.eye(10, k=1, dtype=int) * 12
 
@@ -22,7 +24,7 @@ def png_size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", content[16:24])
 
 
-def synthetic(placements: tuple[str, ...] = published.PLACEMENTS, epochs: int = 3) -> pd.DataFrame:
+def synthetic(placements: tuple[str, ...] = PLACEMENTS, epochs: int = 3) -> pd.DataFrame:
     """Four seeds of two settings near the report's curve."""
     rng = np.random.default_rng(0)
     rows = []
@@ -68,7 +70,7 @@ def draw_study(runs: pd.DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("placement", published.PLACEMENTS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_curves(tmp_path, placement):
     """With the report's curve and without one, 1600 pixels wide."""
     history = [line._asdict() for line in published.HISTORY["after_fc1"][:4]]
@@ -78,7 +80,7 @@ def test_curves(tmp_path, placement):
 
 def test_curves_of_a_single_perfect_epoch(tmp_path):
     """100 % and one point are drawn without a warning."""
-    perfect = published.Epoch(1, 0.01, 100.0, 0.01, 100.0)._asdict()
+    perfect = published.PublishedEpoch(1, 0.01, 100.0, 0.01, 100.0)._asdict()
     figures.curves([perfect], "none", tmp_path / "curves.png")
     assert png_size(tmp_path / "curves.png") == (1600, 680)
 
@@ -123,8 +125,34 @@ def test_a_path_without_suffix_gives_both_formats_and_they_are_reproducible(tmp_
     assert contents[0].keys() == {"final.png", "final.svg", "times.png", "times.svg"}
 
 
+def run_python(code: str, **environment: str) -> None:
+    """Runs a program in a process of its own, from the project's folder."""
+    folder = Path(__file__).parent.parent
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=folder, env=os.environ | environment
+    )
+
+
 def test_a_run_imports_neither_pandas_nor_pyplot():
     """A run draws its own figures; it should not wait for what only the study needs."""
-    unwanted = "{'pandas', 'scipy', 'statsmodels', 'matplotlib.pyplot'}"
-    code = f"import sys, experiments.figures; sys.exit({unwanted} & set(sys.modules) or 0)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    unwanted = "{'pandas', 'statsmodels', 'matplotlib.pyplot'}"
+    run_python(f"import sys, experiments.figures; sys.exit({unwanted} & set(sys.modules) or 0)")
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "TkAgg", "none"])
+def test_the_backend_of_the_environment_does_not_matter(tmp_path, backend):
+    """A notebook's is inherited by its commands; here one may miss a screen, or not exist."""
+    path = tmp_path / "confusion.png"
+    code = (
+        "import os, pathlib, numpy; from experiments import figures;"
+        f"figures.confusion(numpy.eye(10, dtype=int), pathlib.Path({str(path)!r}));"
+        f"assert os.environ['MPLBACKEND'] == {backend!r}"
+    )
+    run_python(code, MPLBACKEND=backend)
+    assert png_size(path) == (980, 1000)
+
+
+def test_a_known_backend_stays_chosen():
+    """A notebook that draws with pyplot as well keeps its own."""
+    code = "import experiments.figures, matplotlib; assert matplotlib.get_backend() == 'svg'"
+    run_python(code, MPLBACKEND="svg")

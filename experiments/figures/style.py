@@ -1,0 +1,160 @@
+"""What all figures share: colours, scales of axes, legends, and how they are saved.
+
+Widths suit a README about 800 pixels wide. A placement has one colour (Okabe & Ito, Color
+Universal Design, 2008), one marker and one line style everywhere, and so reads in grey too.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+
+LineStyle = Literal["-", "--", ":", ""]
+
+
+class Look(NamedTuple):
+    """How a placement is drawn, and what it is called."""
+
+    colour: str
+    marker: str
+    line: LineStyle
+    label: str
+
+
+LOOKS: dict[str, Look] = {
+    "none": Look("#767676", "s", ":", "no block"),
+    "before_fc1": Look("#0072B2", "o", "-", "block before fc1"),
+    "after_fc1": Look("#E69F00", "^", "--", "block after fc1"),
+}
+REPORT = "#000000"  # the report's own numbers: dashes or hollow markers
+STYLE: dict[Any, Any] = {  # keys are names of matplotlib's, which types them one by one
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E0E0E0",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.markersize": 4.0,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "mnist_jax",  # otherwise ids in an SVG differ from run to run
+}
+WIDTH = 8.0  # inches
+
+
+def styled() -> AbstractContextManager[None]:
+    """The context in which a figure is made and saved."""
+    return mpl.rc_context(rc=STYLE)
+
+
+def epochs_axis(axes: Axes) -> None:
+    """Whole epochs along the bottom."""
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.set_xlabel("epoch")
+
+
+def metric_axis(axes: Axes, what: str, values: ArrayLike) -> None:
+    """A logarithmic axis for a loss; for an accuracy one that is logarithmic in the error."""
+    if what == "loss":
+        axes.set_yscale("log")
+        ticks = [a * 10.0**b for b in range(-4, 2) for a in (1, 2, 5)]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.set_ylabel("loss, nats (log axis)")
+    else:
+        accuracy_scale(axes, "y", values)
+        axes.set_ylabel("accuracy, % (log error axis)")
+
+
+def accuracy_scale(axes: Axes, name: str, values: ArrayLike) -> None:
+    """Spaces accuracies by the logarithm of their error: 98 to 99 % is as long as 96 to 98 %.
+
+    The logarithm's origin is 100.1 %, or an accuracy of 100 % would lie at infinity.
+    """
+    end = 100.1
+    scale = {
+        "functions": (
+            lambda percent: -np.log10(np.maximum(end - np.asarray(percent), 1e-9)),
+            lambda length: end - 10.0 ** -np.asarray(length),
+        )
+    }
+    (axes.set_xscale if name == "x" else axes.set_yscale)("function", **scale)
+    ticks = np.array([0, 40, 60, 70, 80, 85, 90, 92, 94, 96, 97, 98, 98.5, 99, 99.5, 99.8, 100])
+    if name == "y":
+        ticks = ticks[ticks != 92]  # its label would touch that of 90
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    lowest, highest = np.min(values), np.max(values)
+    # Half a step of the scale beyond the data, on both sides.
+    low, high = end - (end - lowest) * 1.15, end - (end - highest) / 1.15
+    axis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)].tolist()))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
+    (axes.set_xlim if name == "x" else axes.set_ylim)(low, high)
+
+
+def dots(axes: Axes, values: np.ndarray, y: float, look: Look) -> None:
+    """Every value a mark, spread a little by the golden ratio so that equal ones stay visible."""
+    spread = 0.12 * (2 * (np.arange(len(values)) * 0.618034 % 1) - 1)
+    axes.plot(values, y + spread, look.marker, color=look.colour, alpha=0.55, markersize=3.5, mew=0)
+
+
+def legend_line(
+    label: str,
+    colour: str,
+    style: LineStyle,
+    marker: str,
+    *,
+    width: float = 1.4,
+    fill: str | None = None,
+) -> Line2D:
+    """An entry of a legend."""
+    return Line2D(
+        [],
+        [],
+        color=colour,
+        linestyle=style,
+        marker=marker,
+        linewidth=width,
+        markerfacecolor=fill or colour,
+        label=label,
+    )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes one file, or without a suffix a PNG and an SVG."""
+    for file in (path,) if path.suffix else (path.with_suffix(".png"), path.with_suffix(".svg")):
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:
+    """Mistakes shaded by their number; correct images stand on the diagonal as plain counts."""
+    wrong = np.where(np.eye(10, dtype=bool), 0, matrix)
+    axes.imshow(np.sqrt(wrong), cmap="Blues", vmin=0, vmax=max(1.0, 2 * np.sqrt(wrong.max())))
+    whole = np.issubdtype(matrix.dtype, np.integer)
+    for label, prediction in np.ndindex(10, 10):
+        number, right = matrix[label, prediction], label == prediction
+        text = f"{number:.0f}" if whole or right else f"{number:.1f}"
+        if right:
+            style = {"color": "black", "fontweight": "bold", "fontsize": 7}
+        else:
+            style = {"color": "black" if number else "#AAAAAA", "fontsize": 7}
+        axes.text(prediction, label, text if number else "0", ha="center", va="center", **style)
+    axes.set_xticks(range(10))
+    axes.set_yticks(range(10))
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    total = matrix.sum()
+    mistaken = f"{wrong.sum():.0f}" if whole else f"{wrong.sum():.1f}"
+    axes.set_title(f"{mistaken} mistakes in {total:,.0f}")
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
