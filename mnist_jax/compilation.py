@@ -9,6 +9,7 @@ there.
 import os
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -53,8 +54,7 @@ def options(platform: str | None = None) -> dict[str, str | bool]:
     """
     if (platform or jax.default_backend()) != "cpu" or not known_release():
         return {}
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    users = {flag.partition("=")[0].removeprefix("--") for flag in flags}
+    users = {flag.partition("=")[0].removeprefix("--") for flag in _users_flags().split()}
     wanted = _COMMON | _BY_RELEASE[_release()]
     return {name: value for name, value in wanted.items() if name not in users}
 
@@ -64,5 +64,17 @@ def jit(function: Callable[..., Any], **settings: Any) -> Any:
     return jax.jit(function, compiler_options=options(), **settings)
 
 
-def _release() -> tuple[int, ...]:
-    return tuple(int(part) for part in version("jaxlib").split(".")[:2])
+def _release() -> tuple[int, int]:
+    major, minor = version("jaxlib").split(".")[:2]
+    return int(major), int(minor)
+
+
+def _users_flags() -> str:
+    """What XLA reads: a value that does not begin with a dash is the name of a file of flags."""
+    value = os.environ.get("XLA_FLAGS", "").strip()
+    if value.startswith("-"):
+        return value
+    try:
+        return Path(value).read_text(errors="replace")
+    except OSError:  # XLA reads none either
+        return ""

@@ -71,11 +71,10 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
       OSError: naming `path`: it cannot be opened, or it is no regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = os.fdopen(descriptor, "rb")
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return file
-    file.close()
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
     raise OSError(errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "is no file", str(path))
 
 

@@ -221,10 +221,14 @@ def _ours(
         if metadata.keys() - {"format"}:  # PyTorch's; a damaged name must not pass for another file
             raise ValueError(f"metadata of another program: {', '.join(metadata)}")
         return None, None
-    ours = json.loads(metadata[_OURS])
-    if not isinstance(ours, dict) or ours.pop("sha256", None) != _digest(tensors, ours):
-        raise ValueError("damaged: its SHA-256 is not that of its content")
-    return Pixels(*ours["pixels"]), ours["epochs"]
+    try:
+        ours = json.loads(metadata[_OURS])
+        if ours.pop("sha256") != _digest(tensors, ours):
+            raise ValueError("another digest")
+        return Pixels(*map(float, ours["pixels"])), int(ours["epochs"])
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # None of these comes of what `save` wrote.
+        raise ValueError("damaged: its SHA-256 is not that of its content") from error
 
 
 def _digest(tensors: Mapping[str, np.ndarray], ours: Mapping[str, Any]) -> str:
@@ -232,7 +236,7 @@ def _digest(tensors: Mapping[str, np.ndarray], ours: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Each kernel's fast form against its reference form: values, gradients, transformations.
 
 Small integers make float32 exact. Both forms must then agree to the last bit, ties included; with
-random numbers the tests allow for rounding.
+random numbers the tests allow for rounding. Both are compiled as `train.compiled` compiles them.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnist_jax import kernels
+from mnist_jax import compilation, kernels
 
 BATCHES = [1, 2, 32, 64, 100]
 POOL_SHAPES = {  # (C, H, W, O)
@@ -67,11 +67,13 @@ def norm_inputs(shape):
     return x, scale, bias, (dy, *unused)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def value_and_gradients(form, *inputs_and_dy):
+def gradients_too(form, *inputs_and_dy):
     *inputs, dy = inputs_and_dy
     y, vjp = jax.vjp(form, *inputs)
     return y, *vjp(dy)
+
+
+value_and_gradients = compilation.jit(gradients_too, static_argnums=0)
 
 
 def assert_equal(found, expected):
@@ -111,7 +113,7 @@ def test_pooling_stage_on_integers_is_the_reference_to_the_last_bit(shape, batch
 def test_pooling_stage_in_float32(shape, batch):
     # Values only: where two pooled values nearly tie, rounding decides which takes the gradient.
     *inputs, _ = (x.astype(np.float32) for x in pool_inputs(normal, POOL_SHAPES[shape], batch))
-    fast, reference = ([jax.jit(form)(*inputs)] for form in POOL)
+    fast, reference = ([compilation.jit(form)(*inputs)] for form in POOL)
     assert_close(fast, reference, ROUNDING)
 
 
@@ -249,24 +251,25 @@ class TestTransformations:
         return jax.tree.map(lambda *arrays: np.stack(arrays), *one_by_one)
 
     def test_no_jit(self, form, inputs, expected):
-        *inputs, dy = (jnp.asarray(x[0]) for x in inputs)
-        y, vjp = jax.vjp(form, *inputs)
-        assert_equal((y, *vjp(dy)), tuple(array[0] for array in expected))
+        found = gradients_too(form, *(jnp.asarray(x[0]) for x in inputs))
+        assert_equal(found, tuple(array[0] for array in expected))
 
     def test_vmap(self, form, inputs, expected):
-        assert_equal(jax.vmap(functools.partial(value_and_gradients, form))(*inputs), expected)
+        mapped = jax.vmap(functools.partial(gradients_too, form))
+        assert_equal(compilation.jit(mapped)(*inputs), expected)
 
     def test_vmap_over_the_images_alone(self, form, inputs, expected):
         del expected
         x, *rest = inputs
         *weights, dy = (array[0] for array in rest)
-        found = jax.vmap(lambda x: value_and_gradients(form, x, *weights, dy))(x)
+        mapped = jax.vmap(lambda x: gradients_too(form, x, *weights, dy))
+        found = compilation.jit(mapped)(x)
         each = [value_and_gradients(form, image, *weights, dy) for image in x]
         assert_equal(found, jax.tree.map(lambda *arrays: np.stack(arrays), *each))
 
     def test_scan(self, form, inputs, expected):
         def step(carry, inputs):
-            return carry, value_and_gradients(form, *inputs)
+            return carry, gradients_too(form, *inputs)
 
-        _, found = jax.jit(lambda *inputs: jax.lax.scan(step, None, inputs))(*inputs)
+        _, found = compilation.jit(lambda *inputs: jax.lax.scan(step, None, inputs))(*inputs)
         assert_equal(found, expected)

@@ -1,4 +1,4 @@
-"""Each seed of a mapped epoch is its single run; a split batch is the whole batch."""
+"""Each seed of mapped programs is its single run; a divided batch is the whole batch."""
 
 import functools
 
@@ -15,11 +15,21 @@ from mnist_jax.model import PLACEMENTS, LeNet
 B = 64
 SIZE = 2 * B + 32  # the last batch is partial
 TX = optax.sgd(0.05, momentum=0.9)
-SETTINGS = {"tx": TX, "batch_size": B, "mean": 0.5, "std": 0.5}
-ONE = {
-    placement: jax.jit(functools.partial(train.train_epoch, model=LeNet(placement), **SETTINGS))
-    for placement in PLACEMENTS
-}
+single = functools.cache(
+    lambda placement: train.compiled(LeNet(placement), TX, batch_size=B, test_batch_size=50)
+)
+
+
+@functools.cache
+def over_batch(placement: str, devices: int) -> train.Programs:
+    mesh = parallel.batch_mesh(jax.devices()[:devices])
+    return parallel.over_batch(LeNet(placement), TX, mesh=mesh, batch_size=B, test_batch_size=50)
+
+
+@functools.cache
+def over_seeds(placement: str) -> train.Programs:
+    mesh = parallel.seeds_mesh(jax.devices()[:2])
+    return parallel.over_seeds(LeNet(placement), TX, mesh=mesh, batch_size=B, test_batch_size=50)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,7 @@ def seeds_of(placement: str, count: int) -> tuple[list[train.TrainState], list[j
 
     Weights come from numpy: JAX would compile its generator for each shape.
     """
-    example = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
+    example = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
     init = functools.partial(LeNet(placement).init, train=True)
     shapes = jax.eval_shape(init, jax.random.key(0), example)
 
@@ -49,13 +59,8 @@ def seeds_of(placement: str, count: int) -> tuple[list[train.TrainState], list[j
     return [state(seed) for seed in range(count)], orders
 
 
-def stacked(trees: list) -> object:
+def stacked(trees: list):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def mapped_epoch(placement: str, mesh: jax.sharding.Mesh, states, orders, split):
-    epoch = functools.partial(parallel.train_epoch, mesh=mesh, model=LeNet(placement), **SETTINGS)
-    return jax.jit(epoch)(stacked(states), parallel.replicate(split, mesh), jnp.stack(orders))
 
 
 def assert_same(ours, theirs, *, rtol: float = 0.0, atol: float = 0.0) -> None:
@@ -73,57 +78,98 @@ def test_there_are_four_devices():
 def test_map_seeds_keeps_the_order_and_drops_what_fills_up(count):
     """Whether the seeds divide by the four devices or not."""
     x = jnp.arange(count, dtype=jnp.float32)
-    mesh = parallel.make_mesh(jax.devices()[:4])
+    mesh = parallel.seeds_mesh(jax.devices()[:4])
     result = parallel.map_seeds(lambda one, shared: one * shared, x, jnp.float32(3), mesh)
     np.testing.assert_array_equal(result, 3 * x)
 
 
 def test_map_seeds_divides_the_work():
     """Two devices take half of the seeds each: the result lies on both."""
-    mesh = parallel.make_mesh(jax.devices()[:2])
+    mesh = parallel.seeds_mesh(jax.devices()[:2])
     result = parallel.map_seeds(lambda one, _: one + 1, jnp.zeros(6), (), mesh)
     assert [shard.data.shape for shard in result.addressable_shards] == [(3,), (3,)]
+
+
+def test_the_mesh_has_every_device_unless_told_otherwise():
+    assert list(parallel.seeds_mesh().devices) == jax.devices()
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_each_seed_equals_its_single_run(split, placement):
     """Three seeds on two devices; bit for bit, since both use the same threads."""
     states, orders = seeds_of(placement, 3)
-    mesh = parallel.make_mesh(jax.devices()[:2])
-    ours = mapped_epoch(placement, mesh, states, orders, split)
-    singles = [ONE[placement](s, split, o) for s, o in zip(states, orders, strict=True)]
+    programs = over_seeds(placement)
+    shared = parallel.replicate(split, parallel.seeds_mesh(jax.devices()[:2]))
+    ours = programs.train_epoch(stacked(states), shared, jnp.stack(orders))
+    pairs = zip(states, orders, strict=True)
+    singles = [single(placement).train_epoch(state, split, order) for state, order in pairs]
     assert_same(ours, stacked(singles))
     assert len(set(np.asarray(ours[1].loss).tolist())) == 3
+
+    variables = [train.variables_of(state) for state, _ in singles]
+    tested = programs.evaluate(stacked(variables), shared)
+    assert_same(tested, stacked([single(placement).evaluate(one, split) for one in variables]))
+
+
+def test_initial_states_are_those_of_single_runs():
+    keys = jax.random.split(jax.random.key(0), 3)
+    ours = over_seeds("none").init_state(keys)
+    assert_same(ours, stacked([single("none").init_state(key) for key in jax.random.clone(keys)]))
 
 
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_split_batch_equals_the_whole_one(split, placement, devices):
-    """Three steps, the last on a partial batch: parameters, momentum, statistics, metrics."""
+@pytest.mark.parametrize("size", [SIZE, SIZE - 2])
+def test_a_divided_batch_equals_the_whole_one(split, placement, devices, size):
+    """Three steps: parameters, momentum, statistics, metrics.
+
+    The last batch has 32 images, which 2 and 4 devices divide, or 30, which 4 do not.
+    """
     states, orders = seeds_of(placement, 1)
-    mesh = parallel.make_mesh(jax.devices()[:devices], batch=devices)
-    ours = mapped_epoch(placement, mesh, states, orders, split)
-    theirs = ONE[placement](states[0], split, orders[0])
-    assert_same(ours, stacked([theirs]), rtol=1e-4, atol=3e-6)
+    programs, order = over_batch(placement, devices), orders[0][:size]
+    ours = programs.train_epoch(states[0], split, order)
+    theirs = single(placement).train_epoch(states[0], split, order)
+    assert_same(ours, theirs, rtol=1e-4, atol=3e-6)
+
+    variables = train.variables_of(theirs[0])
+    tested, expected = (each.evaluate(variables, split) for each in (programs, single(placement)))
+    assert tested.metrics.correct == expected.metrics.correct
+    assert_same(tested, expected, rtol=1e-4, atol=3e-6)
 
 
-def test_seeds_and_batches_share_a_mesh(split):
-    """Two seeds, two devices each."""
-    states, orders = seeds_of("after_fc1", 2)
-    mesh = parallel.make_mesh(jax.devices()[:4], batch=2)
-    ours = mapped_epoch("after_fc1", mesh, states, orders, split)
-    singles = [ONE["after_fc1"](s, split, o) for s, o in zip(states, orders, strict=True)]
-    assert_same(ours, stacked(singles), rtol=1e-4, atol=3e-6)
+def test_a_batch_is_really_divided(split):
+    """What the devices exchange stands in the compiled program, and not where one device works."""
+
+    def exchanges(programs: train.Programs) -> bool:
+        states, orders = seeds_of("after_fc1", 1)
+        compiled = programs.train_epoch.lower(states[0], split, orders[0]).compile()
+        return "all-reduce" in compiled.as_text()
+
+    assert exchanges(over_batch("after_fc1", 2))
+    assert not exchanges(over_batch("after_fc1", 1))
 
 
-def test_a_batch_that_does_not_divide_is_refused(split):
-    """The last batch has 30 images, and 4 devices."""
-    states, orders = seeds_of("none", 1)
-    mesh = parallel.make_mesh(jax.devices()[:4], batch=4)
-    with pytest.raises(ValueError, match="batches of 64 and a last one of 30 do not divide by 4"):
-        mapped_epoch("none", mesh, states, [orders[0][: B + 30]], split)
+def test_initial_states_do_not_depend_on_the_devices():
+    ours, theirs = (
+        programs.init_state(jax.random.key(0))
+        for programs in (over_batch("none", 2), single("none"))
+    )
+    assert_same(ours, theirs)
 
 
-def test_devices_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="3 devices cannot be divided into groups of 2"):
-        parallel.make_mesh(jax.devices()[:3], batch=2)
+def test_fit_runs_on_divided_batches(split):
+    """It needs no word about devices: the programs place what they are given."""
+    states, _ = seeds_of("none", 1)
+    key = functools.partial(jax.random.key, 1)
+    ours, theirs = (
+        list(train.fit(programs, states[0], split, split, key(), epochs=2))
+        for programs in (over_batch("none", 2), single("none"))
+    )
+    assert len(ours) == 2
+    assert_same(ours, theirs, rtol=1e-4, atol=3e-6)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    mesh = parallel.batch_mesh(jax.devices()[:4])
+    with pytest.raises(ValueError, match="batches of 66 do not divide by 4 devices"):
+        parallel.over_batch(LeNet("none"), TX, mesh=mesh, batch_size=66)

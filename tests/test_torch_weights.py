@@ -1,5 +1,7 @@
 """The way to PyTorch's names and back, without PyTorch."""
 
+import json
+
 import jax
 import numpy as np
 import optax
@@ -7,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from mnist_jax import torch_weights, train
+from mnist_jax.data import PIXELS, Pixels
 from mnist_jax.model import PLACEMENTS, LeNet
 from mnist_jax.torch_weights import from_torch, to_torch
 
@@ -107,65 +110,194 @@ def test_counters_may_be_missing(placement):
     assert_bitwise(from_torch(old, placement), variables)
 
 
+MNIST = PIXELS["mnist"]
+
+
+def saved(path, placement="none", dtype=np.float32, **settings):
+    """The variables that `save` has written there."""
+    variables = from_torch(made_up(placement, dtype), placement)
+    torch_weights.save(path, variables, **{"pixels": MNIST, "epochs": 3} | settings)
+    return variables
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.safetensors"
+
+
+def complaint(path) -> str:
+    """Why `load` refuses the file, without the file's name."""
+    with pytest.raises(ValueError) as error:
+        torch_weights.load(path)
+    name, _, rest = str(error.value).partition(": ")
+    assert name == str(path)
+    assert "\n" not in rest
+    return rest
+
+
+@pytest.mark.parametrize("pixels", [*PIXELS.values(), Pixels(1 / 3, np.float32(0.1))])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_file_holds_exactly_the_state_dict(placement, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    state_dict = made_up(placement)
-    variables = from_torch(state_dict, placement)
-    torch_weights.save(path, variables, 7)
-    assert_bitwise(safetensors.numpy.load_file(path), state_dict)
-    assert_bitwise(torch_weights.load(path, placement), variables)
+def test_a_file_gives_back_what_was_saved(placement, pixels, path):
+    variables = saved(path, placement, pixels=pixels, epochs=12, num_batches_tracked=7)
+    assert_bitwise(safetensors.numpy.load_file(path), made_up(placement))
+    weights = torch_weights.load(path)
+    assert_bitwise(weights.variables, variables)
+    assert (weights.placement, weights.pixels, weights.epochs) == (placement, pixels, 12)
 
 
-def test_a_float64_file_starts_a_float32_run(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    torch_weights.save(path, from_torch(made_up("none", np.float64), "none"))
-    leaves = jax.tree.leaves(torch_weights.load(path, "none"))
+def test_equal_weights_are_equal_files(path, tmp_path):
+    saved(path)
+    saved(tmp_path / "again")
+    assert path.read_bytes() == (tmp_path / "again").read_bytes()
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_file_of_pytorch_knows_neither_pixels_nor_epochs(placement, metadata, path):
+    safetensors.numpy.save_file(made_up(placement), path, metadata)
+    weights = torch_weights.load(path)
+    assert_bitwise(weights.variables, from_torch(made_up(placement), placement))
+    assert (weights.placement, weights.pixels, weights.epochs) == (placement, None, None)
+
+
+def test_metadata_of_another_program_are_named(path):
+    """They could be ours with a damaged name."""
+    safetensors.numpy.save_file(made_up("none"), path, {"format": "pt", "author": "somebody"})
+    assert "metadata of another program" in complaint(path)
+    assert "author" in complaint(path)
+
+
+def test_a_float64_file_starts_a_float32_run(path):
+    saved(path, dtype=np.float64)
+    leaves = jax.tree.leaves(torch_weights.load(path).variables)
     assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
-
-
-def good_file(path):
-    torch_weights.save(path, from_torch(made_up("none"), "none"))
-    return path.read_bytes()
+    with jax.enable_x64(True):
+        leaves = jax.tree.leaves(torch_weights.load(path).variables)
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float64)}
 
 
 @pytest.mark.parametrize(
-    ("damage", "complaint"),
+    ("damage", "expected"),
     [
         (lambda content: b"", "not a .safetensors file, or damaged"),
         (lambda content: b"PK\x03\x04" + content, "not a .safetensors file, or damaged"),
         (lambda content: content[:-1], "not a .safetensors file, or damaged"),
-        (lambda content: content.replace(b'"F32"', b'"I32"'), "neither float32 nor float64"),
-        (lambda content: content.replace(b"fc3.bias", b"fc4.bias"), "missing: fc3.bias; unexp"),
+        (lambda content: content + b"x", "not a .safetensors file, or damaged"),
+        (lambda content: b"\xff" * 8 + content[8:], "not a .safetensors file, or damaged"),
+        (lambda content: content.replace(b'"F32"', b'"I32"'), "damaged: its SHA-256"),
+        (lambda content: content.replace(b"fc3.bias", b"fc4.bias"), "damaged: its SHA-256"),
+        (lambda content: content.replace(b"0.1307", b"0.1308"), "damaged: its SHA-256"),
+        (lambda content: content.replace(b"mnist_jax", b"mnist-jax"), "another program: mnist-jax"),
     ],
 )
-def test_a_damaged_file_is_named_on_one_line(damage, complaint, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(damage(good_file(path)))
-    with pytest.raises(ValueError) as error:
-        torch_weights.load(path, "none")
-    assert str(error.value).startswith(f"{path}: ")
-    assert complaint in str(error.value)
-    assert "\n" not in str(error.value)
+def test_a_damaged_file_is_named_on_one_line(damage, expected, path):
+    saved(path)
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert path.read_bytes() != content
+    assert expected in complaint(path)
 
 
-def test_a_dtype_that_numpy_lacks_is_named(tmp_path):
-    path = tmp_path / "weights.safetensors"
+def test_no_flipped_byte_goes_unnoticed(path):
+    """Every byte of the header, and some of the numbers; white space in the header may differ."""
+    variables = saved(path)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    numbers = np.random.default_rng(0).integers(header, len(content), 100)
+    refused = 0
+    for place in [*range(header), *numbers, len(content) - 1]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        try:
+            weights = torch_weights.load(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert place < header
+            assert_bitwise(weights.variables, variables)
+            assert (weights.placement, weights.pixels, weights.epochs) == ("none", MNIST, 3)
+    assert refused > 0.95 * header
+
+
+def with_metadata(path, ours, *, sign=False):
+    """A file whose metadata somebody wrote by hand, with the right digest if `sign`."""
+    tensors = made_up("none")
+    if sign:
+        ours["sha256"] = torch_weights._digest(tensors, ours)
+    text = ours if isinstance(ours, str) else json.dumps(ours)
+    safetensors.numpy.save_file(tensors, path, {"mnist_jax": text})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", "[" * 100_000, '{"sha256": 1}'])
+def test_metadata_that_are_no_record_are_damage(text, path):
+    with_metadata(path, text)
+    assert complaint(path) == "damaged: its SHA-256 is not that of its content"
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        {"epochs": 1},
+        {"pixels": [0.5, 0.5]},
+        {"pixels": [0.5], "epochs": 1},
+        {"pixels": [0.5, 0.5, 0.5], "epochs": 1},
+        {"pixels": ["half", "half"], "epochs": 1},
+        {"pixels": [0.5, 0.5], "epochs": None},
+    ],
+)
+def test_signed_metadata_are_read_with_care(ours, path):
+    """A metadata error is not taken for one of the numbers' dtype."""
+    with_metadata(path, ours, sign=True)
+    assert complaint(path) == "damaged: its SHA-256 is not that of its content"
+
+
+def test_a_dtype_that_numpy_lacks_is_named(path):
     header = b'{"fc3.bias":{"dtype":"BF16","shape":[10],"data_offsets":[0,20]}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(20))
-    with pytest.raises(ValueError, match="must be float32 or float64, not BF16"):
-        torch_weights.load(path, "none")
+    assert complaint(path) == "must be float32 or float64, not BF16"
 
 
-def test_the_weights_of_another_placement_are_refused(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    torch_weights.save(path, from_torch(made_up("after_fc1"), "after_fc1"))
-    with pytest.raises(
-        ValueError, match=r"misshapen: resnet_block.conv1.weight \[120, 120, 3, 3\]"
-    ):
-        torch_weights.load(path, "before_fc1")
+def test_integers_are_no_weights(path):
+    state_dict = made_up("none")
+    state_dict["fc3.bias"] = state_dict["fc3.bias"].astype(np.int32)
+    safetensors.numpy.save_file(state_dict, path)
+    assert "neither float32 nor float64: fc3.bias int32" in complaint(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["conv1.weight", "resnet_block.bn2.running_var"])
+def test_numbers_that_are_not_finite_are_refused(number, name, path):
+    state_dict = made_up("before_fc1")
+    state_dict[name].flat[5] = number
+    safetensors.numpy.save_file(state_dict, path)
+    assert complaint(path) == "weights that are not finite"
+
+
+def test_the_weights_of_another_network_are_refused(path):
+    state_dict = made_up("after_fc1")
+    state_dict["resnet_block.conv1.weight"] = np.zeros((60, 60, 3, 3), np.float32)
+    state_dict["fc4.bias"] = np.zeros(10, np.float32)
+    safetensors.numpy.save_file(state_dict, path)
+    assert complaint(path) == (
+        "not the weights of placement after_fc1: unexpected: fc4.bias; "
+        "misshapen: resnet_block.conv1.weight [60, 60, 3, 3] instead of [120, 120, 3, 3]"
+    )
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(OSError, match=r"none\.safetensors"):
-        torch_weights.load(tmp_path / "none.safetensors", "none")
+        torch_weights.load(tmp_path / "none.safetensors")
+    with pytest.raises(OSError, match=f"directory.*{tmp_path.name}"):
+        torch_weights.load(tmp_path)
+
+
+def test_a_file_that_is_too_large_is_not_read(path):
+    with path.open("wb") as file:
+        file.truncate(torch_weights.MAX_BYTES + 1)
+    with pytest.raises(OSError, match="16,777,217 bytes"):
+        torch_weights.load(path)
+    saved(path, "after_fc1", np.float64)  # the largest network in the widest dtype
+    assert path.stat().st_size < torch_weights.MAX_BYTES / 2

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from mnist_jax import layers, metrics, train
+from mnist_jax.data import PIXELS, normalise
 from mnist_jax.model import PLACEMENTS, LeNet
 
-SCALE = {"mean": 0.5, "std": 0.5}
 BATCH = 32  # 200 = 6 * 32 + 8
 TX = optax.sgd(0.01, momentum=0.9)
 FASTER = optax.sgd(0.03, momentum=0.9)  # for the network without a normalising block
@@ -23,21 +23,32 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = images[:, ::4, ::4, 0].reshape(images.shape[0], 49).T
+        x = normalise(images[:, ::4, ::4, 0], PIXELS["half"]).reshape(images.shape[0], 49).T
         x = layers.Dense(16)(x)[:, None, None]  # [16, 1, 1, B]
         x = nn.relu(layers.BatchNorm()(x, train=train))
         return layers.Dense(10)(x[:, 0, 0]).T
 
 
 MODEL = Tiny()
-STATIC = ("model", "tx", "mean", "std")
-jitted_init = jax.jit(train.init_state, static_argnums=(0, 1, 3))
-train_step = functools.partial(
-    jax.jit(train.train_step, static_argnames=STATIC), model=MODEL, tx=TX, **SCALE
-)
-# The library's own jitted functions, which `fit` compiles anyway.
-train_epoch = functools.partial(train._train_epoch, model=MODEL, tx=TX, batch_size=BATCH, **SCALE)
-evaluate = functools.partial(train._evaluate, model=MODEL, **SCALE)
+
+
+@functools.cache
+def programs(model=MODEL, tx=TX, **batch_sizes):
+    """What a user has: the programs of `train.compiled`, compiled once for all tests."""
+    return train.compiled(model, tx, **{"batch_size": BATCH} | batch_sizes)
+
+
+@functools.cache
+def jitted_step(model, tx):
+    return jax.jit(functools.partial(train.train_step, model=model, tx=tx))
+
+
+def train_step(state, batch, *, model=MODEL, tx=TX):
+    return jitted_step(model, tx)(state, batch)
+
+
+def first(split, count):
+    return jax.tree.map(lambda x: x[:count], split)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +59,7 @@ def splits(synthetic):
 
 @pytest.fixture(scope="module")
 def start():
-    return jitted_init(MODEL, TX, jax.random.key(0))
+    return programs().init_state(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +70,7 @@ def order():
 @pytest.fixture(scope="module")
 def after_one(splits, start, order):
     """State and metrics after one epoch."""
-    return train_epoch(start, splits[0], order)
+    return programs().train_epoch(start, splits[0], order)
 
 
 def assert_close(found, expected, tolerance=1e-5):
@@ -107,17 +118,15 @@ class TestEpochOrder:
 @pytest.mark.parametrize("model", [MODEL, LeNet("after_fc1")])
 def test_an_epoch_is_a_loop_over_steps_and_the_last_partial_batch_counts(splits, order, model):
     train_split, _ = splits
-    start = jitted_init(model, TX, jax.random.key(0))
+    start = programs(model).init_state(jax.random.key(0))
     state, sums = start, metrics.zero()
-    for first in range(0, 200, BATCH):
-        batch = order[first : first + BATCH]
-        before = state
-        state, step = train_step(
-            state, train_split.images[batch], train_split.labels[batch], model=model
-        )
+    for begin in range(0, 200, BATCH):
+        before, chosen = state, order[begin : begin + BATCH]
+        batch = jax.tree.map(lambda x, chosen=chosen: x[chosen], train_split)
+        state, step = train_step(state, batch, model=model)
         sums += step
     assert step.count == 8 and differs(before.params, state.params)
-    found, found_sums = train_epoch(start, train_split, order, model=model)
+    found, found_sums = programs(model).train_epoch(start, train_split, order)
     assert found_sums.count == 200
     # Far from the state before the partial batch, close to the one after it.
     assert distance(found.params, before.params) > 100 * distance(found.params, state.params)
@@ -130,17 +139,18 @@ def test_an_epoch_is_a_loop_over_steps_and_the_last_partial_batch_counts(splits,
 def test_batch_sizes_that_leave_no_rest_or_exceed_the_split(
     splits, start, order, batch_size, steps
 ):
-    state, sums = train_epoch(start, splits[0], order, batch_size=batch_size)
+    state, sums = programs(batch_size=batch_size).train_epoch(start, splits[0], order)
     expected = start
-    for batch in jnp.split(order, steps):
-        expected, _ = train_step(expected, splits[0].images[batch], splits[0].labels[batch])
+    for chosen in jnp.split(order, steps):
+        batch = jax.tree.map(lambda x, chosen=chosen: x[chosen], splits[0])
+        expected, _ = train_step(expected, batch)
     assert sums.count == 200
     assert_close(state, expected)
 
 
 def test_a_last_batch_of_one_cannot_be_normalised(splits, start, order):
     with pytest.raises(ValueError, match="one value a channel"):
-        train_epoch(start, splits[0], order, batch_size=199)
+        programs(batch_size=199).train_epoch(start, splits[0], order)
 
 
 class Linear(nn.Module):
@@ -148,38 +158,37 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        return nn.Dense(10)(images[:, ::4, ::4, 0].reshape(images.shape[0], 49))
+        x = normalise(images[:, ::4, ::4, 0], PIXELS["half"])
+        return nn.Dense(10)(x.reshape(images.shape[0], 49))
 
 
 def test_every_example_is_seen_once(splits, order):
-    model, tx = Linear(), optax.sgd(0.0)  # at learning rate 0 the order cannot matter
-    state = jitted_init(model, tx, jax.random.key(0))
-    _, sums = train_epoch(state, splits[0], order, model=model, tx=tx)
-    expected = evaluate(state, splits[0], model=model, batch_size=200)
+    unmoved = programs(Linear(), optax.sgd(0.0))  # at learning rate 0 the order cannot matter
+    state = unmoved.init_state(jax.random.key(0))
+    _, sums = unmoved.train_epoch(state, splits[0], order)
+    expected = unmoved.evaluate(train.variables_of(state), splits[0]).metrics
     assert (sums.correct, sums.count) == (expected.correct, expected.count)
     np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-5)
 
 
 def test_jit_equals_no_jit(splits, start):
-    batch = splits[0].images[:8], splits[0].labels[:8]
-    jitted = train_step(start, *batch)
-    plain = train.train_step(start, *batch, model=MODEL, tx=TX, **SCALE)
-    assert_close(plain, jitted)
+    batch = first(splits[0], 8)
+    plain = train.train_step(start, batch, model=MODEL, tx=TX)
+    assert_close(plain, train_step(start, batch))
 
 
 def test_a_learning_rate_of_0_leaves_the_parameters_untouched(splits, start):
     tx = optax.sgd(0.0, momentum=0.9)
     state = train.start_from(train.variables_of(start), tx)
-    batch = splits[0].images[:8], splits[0].labels[:8]
-    after, _ = train_step(state, *batch, tx=tx)
+    after, _ = train_step(state, first(splits[0], 8), tx=tx)
     assert_equal(after.params, start.params)
     assert differs(after.batch_stats, start.batch_stats)
 
 
 def test_training_leaves_its_arguments_untouched(splits, order):
-    state = jitted_init(MODEL, TX, jax.random.key(0))
+    state = programs().init_state(jax.random.key(0))
     before = jax.tree.map(np.array, (state, splits, order))
-    train_epoch(state, splits[0], order)
+    programs().train_epoch(state, splits[0], order)
     assert_equal((state, splits, order), before)
 
 
@@ -199,24 +208,23 @@ def test_momentum_is_pytorchs():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 77, 500])
 def test_evaluation_in_any_batch_size_gives_the_same(splits, after_one, batch_size):
-    state, _ = after_one
-    _, test = splits
-    expected = evaluate(state, test, batch_size=20)
-    found = evaluate(state, test, batch_size=batch_size)
+    variables, test = train.variables_of(after_one[0]), splits[1]
+    expected, expected_logits = programs(test_batch_size=20).evaluate(variables, test)
+    found, logits = programs(test_batch_size=batch_size).evaluate(variables, test)
     assert (found.correct, found.count) == (expected.correct, 77)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+    assert_close(logits, expected_logits)
     assert found.correct > 0
 
 
 def test_predictions_keep_the_order_of_the_images(splits, after_one):
-    state, _ = after_one
-    _, test = splits
-    predict = jax.jit(train.predict, static_argnames=("model", "batch_size", "mean", "std"))
-    logits = predict(state, test.images, model=MODEL, batch_size=20, **SCALE)
-    images = test.images.astype(jnp.float32) / 127.5 - 1
-    assert_close(logits, MODEL.apply(train.variables_of(state), images, train=False))
-    evaluated = evaluate(state, test, batch_size=20)
-    assert evaluated.correct == (logits.argmax(-1) == test.labels).sum()
+    variables, test = train.variables_of(after_one[0]), splits[1]
+    predict = jax.jit(functools.partial(train.predict, model=MODEL, batch_size=20))
+    logits = predict(variables, test.images)
+    assert_close(logits, MODEL.apply(variables, test.images, train=False))
+    evaluated = programs(test_batch_size=20).evaluate(variables, test)
+    assert_close(evaluated.logits, logits)
+    assert evaluated.metrics.correct == (logits.argmax(-1) == test.labels).sum()
 
 
 @jax.custom_vjp
@@ -236,88 +244,75 @@ class WithoutGradient(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        return without_gradient(nn.Dense(10)(images.reshape(len(images), -1)))
+        x = normalise(images, PIXELS["half"])
+        return without_gradient(nn.Dense(10)(x.reshape(len(images), -1)))
 
 
 def test_evaluation_computes_no_gradient(splits):
     model = WithoutGradient()
-    state = jitted_init(model, TX, jax.random.key(0))
+    state = programs(model).init_state(jax.random.key(0))
     with pytest.raises(AssertionError, match="a gradient was asked for"):
-        train.train_step(
-            state, *jax.tree.map(lambda x: x[:8], splits[0]), model=model, tx=TX, **SCALE
-        )
-    assert evaluate(state, splits[1], model=model, batch_size=20).count == 77
+        train.train_step(state, first(splits[0], 8), model=model, tx=TX)
+    assert programs(model).evaluate(train.variables_of(state), splits[1]).metrics.count == 77
 
 
 def run(splits, placement: str, seed: int = 0, *, epochs: int = 12) -> list[train.Epoch]:
     init_key, order_key = jax.random.split(jax.random.key(seed))
-    model, tx = LeNet(placement), FASTER if placement == "none" else TX
-    return list(
-        train.fit(
-            jitted_init(model, tx, init_key),
-            *splits,
-            order_key,
-            model=model,
-            tx=tx,
-            epochs=epochs,
-            batch_size=BATCH,
-            **SCALE,
-        )
-    )
+    ours = programs(LeNet(placement), FASTER if placement == "none" else TX)
+    state = ours.init_state(init_key)
+    return list(train.fit(ours, state, *splits, order_key, epochs=epochs))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_learns_the_synthetic_split(splits, placement):
     epochs = run(splits, placement)
     assert [epoch.number for epoch in epochs] == list(range(1, 13))
-    assert {(int(epoch.train.count), int(epoch.test.count)) for epoch in epochs} == {(200, 77)}
+    counts = {(int(epoch.train.count), int(epoch.test.metrics.count)) for epoch in epochs}
+    assert counts == {(200, 77)}
     assert epochs[-1].train.mean_loss < 0.2 * epochs[0].train.mean_loss
     assert epochs[-1].train.accuracy_percent > 90
     # Running statistics lag behind such fast learning, so less is asked here; chance is 10 %.
-    assert epochs[-1].test.accuracy_percent > 50
+    assert epochs[-1].test.metrics.accuracy_percent > 50
 
 
 def test_the_same_seed_gives_the_same_bits(splits):
-    first, second = (run(splits, "after_fc1", epochs=3) for _ in range(2))
-    assert_equal(first, second)
-    assert differs(first[-1].state.params, run(splits, "after_fc1", 1, epochs=3)[-1].state.params)
+    once, again = (run(splits, "after_fc1", epochs=3) for _ in range(2))
+    assert_equal(once, again)
+    assert differs(once[-1].state.params, run(splits, "after_fc1", 1, epochs=3)[-1].state.params)
 
 
 def test_fit_follows_epoch_order_and_evaluates_after_the_epoch(splits, start):
-    key = jax.random.key(1)
-    epochs = train.fit(start, *splits, key, model=MODEL, tx=TX, epochs=2, batch_size=BATCH, **SCALE)
+    epochs = train.fit(programs(), start, *splits, jax.random.key(1), epochs=2)
     state = start
     for number in (1, 2):
         epoch = next(epochs)
-        state, sums = train_epoch(
-            state, splits[0], train.epoch_order(jax.random.key(1), number, 200)
-        )
-        tested = evaluate(state, splits[1], batch_size=500)
+        order = train.epoch_order(jax.random.key(1), number, 200)
+        state, sums = programs().train_epoch(state, splits[0], order)
+        tested = programs().evaluate(train.variables_of(state), splits[1])
         assert_equal(epoch, train.Epoch(number, state, sums, tested))
     assert next(epochs, None) is None
 
 
 def test_float64_all_the_way(synthetic):
-    # `argmax` is int64 here and the labels are int32, so promotion is not strict.
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        model = LeNet("before_fc1")
-        state = jax.eval_shape(
-            lambda key: train.init_state(model, TX, key, jnp.float64), jax.random.key(0)
-        )
-        state, sums = jax.eval_shape(
-            functools.partial(train_epoch, model=model), state, synthetic[0], np.arange(200)
-        )
-        floats = jax.tree.leaves((state, sums.loss))
+    with jax.enable_x64(True):
+        model = LeNet("before_fc1", dtype=jnp.float64)
+        state = jax.eval_shape(functools.partial(train.init_state, model, TX), jax.random.key(0))
+        epoch = functools.partial(train.train_epoch, model=model, tx=TX, batch_size=BATCH)
+        state, sums = jax.eval_shape(epoch, state, synthetic[0], np.arange(200))
+        evaluate = functools.partial(train.evaluate, model=model)
+        tested = jax.eval_shape(evaluate, train.variables_of(state), synthetic[1])
+        floats = jax.tree.leaves((state, sums.loss, tested.metrics.loss, tested.logits))
         assert {leaf.dtype for leaf in floats} == {jnp.dtype("float64")}
-        assert sums.correct.dtype == sums.count.dtype == jnp.int32
+        counts = sums.correct, sums.count, tested.metrics.correct, tested.metrics.count
+        assert {count.dtype for count in counts} == {jnp.dtype("int32")}
 
 
 def test_no_tracer_leaks(splits):
     model = LeNet("before_fc1")
-    state = jitted_init(model, TX, jax.random.key(0))
+    state = programs(model).init_state(jax.random.key(0))
 
     def epoch(*arguments):  # a function not traced before
-        return train.train_epoch(*arguments, model=model, tx=TX, batch_size=BATCH, **SCALE)
+        return train.train_epoch(*arguments, model=model, tx=TX, batch_size=BATCH)
 
     with jax.checking_leaks():
         jax.eval_shape(epoch, state, splits[0], np.arange(2 * BATCH))
@@ -335,9 +330,8 @@ GOLDEN = {
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_golden_step(splits, placement):
     model = LeNet(placement)
-    state = jitted_init(model, TX, jax.random.key(0))
-    batch = splits[0].images[:64], splits[0].labels[:64]
-    after, sums = train_step(state, *batch, model=model)
+    state = programs(model).init_state(jax.random.key(0))
+    after, sums = train_step(state, first(splits[0], 64), model=model)
 
     found = (
         sums.mean_loss,

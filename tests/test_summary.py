@@ -1,0 +1,27 @@
+"""The summary of each network: names in order, shapes, parameters and multiply-adds."""
+
+import pytest
+
+from mnist_jax.model import PLACEMENTS, LeNet
+from mnist_jax.summary import summary
+
+PARAMETERS = {"none": 44_426, "before_fc1": 49_098, "after_fc1": 304_106}
+CHANNELS = {"before_fc1": 16, "after_fc1": 120}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_summary(placement):
+    rows = {row.name: row for row in summary(LeNet(placement))}
+    names = ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    block = [f"resnet_block/{name}" for name in ("conv1", "bn1", "conv2", "bn2")]
+    at = {"none": 2, "before_fc1": 2, "after_fc1": 3}[placement]
+    assert list(rows) == names[:at] + (block if placement != "none" else []) + names[at:]
+    assert sum(row.parameters for row in rows.values()) == PARAMETERS[placement]
+    lenet = 24 * 24 * 25 * 6 + 8 * 8 * 150 * 16 + 256 * 120 + 120 * 84 + 84 * 10
+    pixels = {"none": 0, "before_fc1": 16, "after_fc1": 1}[placement]
+    convolutions = 2 * 9 * CHANNELS.get(placement, 0) ** 2 * pixels
+    assert sum(row.multiply_adds for row in rows.values()) == lenet + convolutions
+    assert [rows[name].shape for name in names] == [(6, 12, 12), (16, 4, 4), (120,), (84,), (10,)]
+    if placement != "none":
+        shape = {"before_fc1": (16, 4, 4), "after_fc1": (120, 1, 1)}[placement]
+        assert {rows[name].shape for name in block} == {shape}
