@@ -80,6 +80,12 @@ class Config:
     """Learning rate of stochastic gradient descent, at least 0."""
     momentum: float = settings.REPORT.momentum
     """Momentum of stochastic gradient descent, at least 0 and below 1."""
+    nesterov: bool = False
+    """Use Nesterov's momentum."""
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    """Learning rate over the steps: constant, or one cycle up to --peak-learning-rate and down."""
+    peak_learning_rate: float = 0.05
+    """Highest learning rate of the schedule one_cycle, at least 0."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
     normalisation: Literal["half", "mnist", "none"] = "half"
@@ -117,6 +123,9 @@ FIXED = (
     "batch_size",
     "learning_rate",
     "momentum",
+    "nesterov",
+    "schedule",
+    "peak_learning_rate",
     "seed",
     "normalisation",
     "dataset",
@@ -142,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(terminal.summary_table(model.placement, summary(model)))
             return options.OK
         _start_jax(config.platform, config.devices)
-        tx = settings.sgd(config.learning_rate, config.momentum)
+        tx = _optimiser(config)
         programs = _programs(model, tx, config.batch_size, config.devices)
         init_key, order_key = settings.keys_of(config.seed)
         if config.dry_run:
@@ -208,7 +217,8 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
     own = {name: begun[name] for name in (*FIXED, "epochs")}
     own["init_from"] = begun["init_from"] and Path(begun["init_from"])
     given = _with_homes(parse(default=replace(Config(), **own)))
-    for name in FIXED:
+    fixed = FIXED if own["schedule"] == "constant" else (*FIXED, "epochs")  # of its steps
+    for name in fixed:
         if getattr(given, name) != own[name]:
             raise UsageError(
                 f"--{name.replace('_', '-')} {getattr(given, name)} contradicts the run in "
@@ -242,14 +252,26 @@ def check(config: Config) -> None:
         refuse("batch_size", "such that no batch has one image", config.batch_size)
     if config.batch_size % config.devices:
         refuse("batch_size", f"a multiple of --devices {config.devices}", config.batch_size)
-    if not 0 <= config.learning_rate < float("inf"):
-        refuse("learning_rate", "a finite number, at least 0", config.learning_rate)
+    for name in ("learning_rate", "peak_learning_rate"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            refuse(name, "a finite number, at least 0", getattr(config, name))
     if not 0 <= config.momentum < 1:
         refuse("momentum", "at least 0 and below 1", config.momentum)
     if not 0 <= config.seed <= options.MAX_SEED:
         refuse("seed", f"from 0 to {options.MAX_SEED}", config.seed)
     if config.resume and config.dry_run:
         refuse("dry_run", "given without --resume", config.dry_run)
+
+
+def _optimiser(config: Config) -> optax.GradientTransformation:
+    if config.schedule == "constant":
+        return settings.sgd(config.learning_rate, config.momentum, nesterov=config.nesterov)
+    return settings.sgd(
+        config.peak_learning_rate,
+        config.momentum,
+        nesterov=config.nesterov,
+        one_cycle_steps=config.epochs * -(-TRAIN_SIZE // config.batch_size),
+    )
 
 
 def _start_jax(platform: str | None, devices: int) -> None:
@@ -482,7 +504,7 @@ def _finish(
     console: Console,
 ) -> None:
     """Prints and writes what the last epoch came to: accuracy by class, and three pictures."""
-    from experiments import figures  # matplotlib: the first epoch need not wait
+    from experiments.figures import run as figures  # matplotlib: the first epoch need not wait
 
     labels = np.asarray(test_split.labels)
     counts = metrics.confusion_matrix(jnp.asarray(logits.argmax(-1)), jnp.asarray(labels))
@@ -509,7 +531,10 @@ def _finish(
 def _is_the_reports(config: Config) -> bool:
     """Whether the last epoch can be held beside the report's."""
     setting = config.momentum, config.normalisation, config.learning_rate, config.batch_size
-    same = setting == settings.REPORT and config.dataset == "mnist" and not config.init_from
+    plain = config.schedule == "constant" and not config.nesterov
+    same = (
+        plain and setting == settings.REPORT and config.dataset == "mnist" and not config.init_from
+    )
     return same and config.epochs == settings.EPOCHS and config.placement in published.HISTORY
 
 

@@ -184,6 +184,7 @@ def interrupt(*args, **kwargs):
         (["--seed", "1"], "--seed 1 contradicts the run in {}, which has 0"),
         (["--epochs", "1"], "--epochs must be at least 2, which this run has: 1"),
         (["--normalisation", "mnist"], "--normalisation mnist contradicts"),
+        (["--nesterov"], "--nesterov True contradicts the run in {}, which has False"),
         (["--init-from", "w"], "--init-from w contradicts the run in {}, which has None"),
     ],
 )
@@ -275,6 +276,8 @@ def test_only_a_run_at_the_reports_settings_is_held_beside_it():
         {"normalisation": "mnist"},
         {"dataset": "kmnist"},
         {"init_from": Path("w")},
+        {"schedule": "one_cycle"},
+        {"nesterov": True},
     ]
     assert not any(run._is_the_reports(run.Config(**other)) for other in others)
 
