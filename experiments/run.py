@@ -151,7 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(terminal.summary_table(model.placement, summary(model)))
             return options.OK
         _start_jax(config.platform, config.devices)
-        tx = _optimiser(config)
+        one_cycle = config.schedule == "one_cycle"
+        tx = settings.sgd(
+            config.peak_learning_rate if one_cycle else config.learning_rate,
+            config.momentum,
+            nesterov=config.nesterov,
+            one_cycle_steps=config.epochs * -(-TRAIN_SIZE // config.batch_size)
+            if one_cycle
+            else None,
+        )
         programs = _programs(model, tx, config.batch_size, config.devices)
         init_key, order_key = settings.keys_of(config.seed)
         if config.dry_run:
@@ -194,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 programs, state, splits, order_key, history, config.epochs, record, console
             )
             _finish(directory, model.placement, history, test_split, np.asarray(logits), console)
-            if _is_the_reports(config):
+            if _is_the_reports(described):
                 compared = published.compare_last_epoch(config.placement, history[-1])
                 console.print(terminal.report_table(compared))
             console.print(f"written: {directory}")
@@ -261,17 +269,6 @@ def check(config: Config) -> None:
         refuse("seed", f"from 0 to {options.MAX_SEED}", config.seed)
     if config.resume and config.dry_run:
         refuse("dry_run", "given without --resume", config.dry_run)
-
-
-def _optimiser(config: Config) -> optax.GradientTransformation:
-    if config.schedule == "constant":
-        return settings.sgd(config.learning_rate, config.momentum, nesterov=config.nesterov)
-    return settings.sgd(
-        config.peak_learning_rate,
-        config.momentum,
-        nesterov=config.nesterov,
-        one_cycle_steps=config.epochs * -(-TRAIN_SIZE // config.batch_size),
-    )
 
 
 def _start_jax(platform: str | None, devices: int) -> None:
@@ -528,14 +525,12 @@ def _finish(
         )
 
 
-def _is_the_reports(config: Config) -> bool:
-    """Whether the last epoch can be held beside the report's."""
-    setting = config.momentum, config.normalisation, config.learning_rate, config.batch_size
-    plain = config.schedule == "constant" and not config.nesterov
-    same = (
-        plain and setting == settings.REPORT and config.dataset == "mnist" and not config.init_from
-    )
-    return same and config.epochs == settings.EPOCHS and config.placement in published.HISTORY
+def _is_the_reports(described: Mapping[str, Any]) -> bool:
+    """Whether a run's last epoch can be held beside the report's: only these may differ."""
+    free = {"placement", "seed", "devices", "keep_epochs"}
+    reports = _described(Config())
+    same = all(described[name] == reports[name] for name in reports.keys() - free)
+    return same and described["placement"] in published.HISTORY
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from experiments.published import Compared
 from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
 
-
 TABLE_WIDTH = 80  # characters that the widest table needs; a narrower terminal wraps its lines
 
 

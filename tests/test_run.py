@@ -265,8 +265,11 @@ def test_batches_divided_over_devices_give_the_run_of_one_device(data, tmp_path)
 
 
 def test_only_a_run_at_the_reports_settings_is_held_beside_it():
-    assert run._is_the_reports(run.Config())
-    assert run._is_the_reports(run.Config(placement="before_fc1", seed=5))
+    def is_the_reports(**options):
+        return run._is_the_reports(run._described(run.Config(**options)))
+
+    assert is_the_reports()
+    assert is_the_reports(placement="before_fc1", seed=5)
     others = [
         {"placement": "none"},
         {"epochs": 9},
@@ -279,7 +282,7 @@ def test_only_a_run_at_the_reports_settings_is_held_beside_it():
         {"schedule": "one_cycle"},
         {"nesterov": True},
     ]
-    assert not any(run._is_the_reports(run.Config(**other)) for other in others)
+    assert not any(is_the_reports(**other) for other in others)
 
 
 def test_the_defaults_are_the_reports():
