@@ -51,7 +51,7 @@ from experiments.options import (
     refuse_unless_positive,
 )
 from mnist_jax import metrics, parallel, train
-from mnist_jax.checkpoint import CheckpointError, restore
+from mnist_jax.checkpoint import Checkpoint, CheckpointError, restore
 from mnist_jax.data import (
     PIXELS,
     TEST_SIZE,
@@ -173,18 +173,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
             directories.append(directory)
+            described = _described(config)
+            saved = _saved(directory, described, console) if config.resume else None
             programs, train_split, test_split = _made_ready(
                 programs, config.devices, config.data, config.dataset, console
             )
-            described = _described(config)
             environment = manifest(digests(train_split, test_split))
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
             state = _initial_state(programs, init_key, config.init_from, model, tx)
             history: list[dict[str, Any]] = []
+            if saved is not None:
+                state, history = _continued(saved, state, environment["data_sha256"])
+                console.print(f"continued after epoch {len(history)}")
             if config.resume:
-                state, history = _continued(directory, state, described, environment, console)
-                run_directory.begin_again(directory, described, environment)
+                before = run_directory.begin_again(directory, described, environment)
+                for line in differences(before, environment):
+                    console.print(f"differs from when the run was begun: {line}")
             else:
                 run_directory.begin(directory, described, environment)
 
@@ -405,36 +410,38 @@ def _initial_state(
     return train.start_from(variables, tx)
 
 
-def _continued(
-    directory: Path,
-    like: TrainState,
-    described: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    console: Console,
-) -> tuple[TrainState, list[dict[str, Any]]]:
-    """State and history of a run to be continued; what differs from when it was begun is printed.
+def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> Checkpoint | None:
+    """The checkpoint of a run to be continued; None if no epoch was finished.
 
     Raises:
-      UsageError: it was trained on other data, its files do not belong together, or it has more
-        epochs than are asked for.
+      UsageError: it is damaged, not of this run, or has more epochs than are asked for.
     """
+    run_directory.read_manifest(directory)  # if it is damaged, better now than after compilation
     if not (directory / run_directory.CHECKPOINT).exists():
         console.print(f"no epoch of {directory} was finished: it starts anew")
-        return like, []
+        return None
     saved = run_directory.read_checkpoint(directory)
-    history = saved.metadata["history"]
     for name in FIXED:
         if saved.metadata["config"][name] != described[name]:
             raise UsageError(f"{saved.path}: not the checkpoint of the run in {directory}: {name}")
-    if saved.metadata["data_sha256"] != environment["data_sha256"]:
-        raise UsageError(f"the data are not those on which the run in {directory} was trained")
-    if len(history) > described["epochs"]:
-        refuse("epochs", f"at least {len(history)}, which this run has", described["epochs"])
-    for line in differences(run_directory.read_manifest(directory)["starts"][-1], environment):
-        console.print(f"differs from when the run was begun: {line}")
-    console.print(f"continued after epoch {len(history)}")
+    done = len(saved.metadata["history"])
+    if done > described["epochs"]:
+        refuse("epochs", f"at least {done}, which this run has", described["epochs"])
+    return saved
+
+
+def _continued(
+    saved: Checkpoint, like: TrainState, data_sha256: Mapping[str, str]
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """State and history in a checkpoint.
+
+    Raises:
+      UsageError: the run was trained on other data, or with another network.
+    """
+    if saved.metadata["data_sha256"] != data_sha256:
+        raise UsageError(f"{saved.path}: the data are not those on which this run was trained")
     try:
-        return jax.device_put(restore(saved, like)), history
+        return jax.device_put(restore(saved, like)), saved.metadata["history"]
     except CheckpointError as error:
         raise UsageError(str(error)) from error
 

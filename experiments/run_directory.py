@@ -122,12 +122,15 @@ def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any
         write_whole(directory / MANIFEST, as_json({"starts": [manifest]}))
 
 
-def begin_again(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Adds a start to the manifest of a run that is continued."""
+def begin_again(
+    directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Adds a start to the manifest of a run that is continued, and returns the first one's."""
     starts = read_manifest(directory)["starts"]
     with writing(directory):
         write_whole(directory / CONFIG, as_json(config))
         write_whole(directory / MANIFEST, as_json({"starts": [*starts, manifest]}))
+    return starts[0]
 
 
 def write_epoch(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,24 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def one_run(synthetic, cache, tmp_path_factory):
+    """A run of two epochs, to be copied."""
+    folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_mnist", lambda *args, **kwargs: synthetic)
+        patch.setattr(run, "TRAIN_SIZE", len(synthetic[0].labels))
+        patch.setattr(run, "TEST_SIZE", len(synthetic[1].labels))
+        assert start(folder) == 0
+    return folder / "runs" / "after_fc1-seed0"
+
+
+@pytest.fixture
+def directory(one_run, tmp_path):
+    """That of a finished run, to be changed as a test likes."""
+    return Path(shutil.copytree(one_run, tmp_path / "copy" / "after_fc1-seed0"))
 
 
 def start(tmp_path, *options):
@@ -136,13 +155,11 @@ def test_a_lengthened_run_is_the_run_that_was_never_interrupted(placement, data,
     assert len(files.read_json(second / "manifest.json")["starts"]) == 3
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [1, 2])
 def test_a_run_stopped_while_it_writes_an_epoch_continues_to_the_same_bits(
-    epoch, data, tmp_path, monkeypatch, capsys
+    epoch, data, one_run, tmp_path, monkeypatch, capsys
 ):
     """Stopped before each file of that epoch in turn."""
-    assert start(tmp_path, "--epochs", "3") == 0
-    unbroken = tmp_path / "runs" / "after_fc1-seed0"
     write_epoch = run_directory.write_epoch
 
     for number, function in enumerate(["torch_weights.save", "write_whole", "checkpoint.save"]):
@@ -154,7 +171,7 @@ def test_a_run_stopped_while_it_writes_an_epoch_continues_to_the_same_bits(
                 return write_epoch(*args, history=history, **kwargs)
 
             patch.setattr(run_directory, "write_epoch", stop_there)
-            assert start(tmp_path, "--epochs", "3", "--out", str(tmp_path / str(number))) == 130
+            assert start(tmp_path, "--out", str(tmp_path / str(number))) == 130
         directory = tmp_path / str(number) / "after_fc1-seed0"
         told = capsys.readouterr().err
         if epoch == 1:
@@ -165,8 +182,8 @@ def test_a_run_stopped_while_it_writes_an_epoch_continues_to_the_same_bits(
         )
         assert resume(directory) == 0
         assert f"continued after epoch {epoch - 1}" in capsys.readouterr().out
-        assert contents(directory) == contents(unbroken)
-        assert history_of(directory) == history_of(unbroken)
+        assert contents(directory) == contents(one_run)
+        assert history_of(directory) == history_of(one_run)
 
 
 def interrupt(*args, **kwargs):
@@ -188,39 +205,33 @@ def interrupt(*args, **kwargs):
         (["--init-from", "w"], "--init-from w contradicts the run in {}, which has None"),
     ],
 )
-def test_options_that_contradict_the_run_are_refused(given, message, data, tmp_path, capsys):
-    assert start(tmp_path) == 0
-    directory = tmp_path / "runs" / "after_fc1-seed0"
+def test_options_that_contradict_the_run_are_refused(given, message, data, directory, capsys):
     before = contents(directory)
     assert resume(directory, *given) == 2
     assert message.format(directory) in capsys.readouterr().err
     assert contents(directory) == before
 
 
-def test_other_data_are_refused_and_other_versions_named(data, tmp_path, monkeypatch, capsys):
-    assert start(tmp_path, "--epochs", "1") == 0
-    directory = tmp_path / "runs" / "after_fc1-seed0"
+def test_other_data_are_refused_and_other_versions_named(data, directory, monkeypatch, capsys):
     manifest = files.read_json(directory / "manifest.json")
     manifest["starts"][0]["packages"]["jaxlib"] = "0.0.1"
     manifest["starts"][0]["threads"] = 77
     files.write_whole(directory / "manifest.json", files.as_json(manifest))
-    assert resume(directory, "--epochs", "2") == 0
+    assert resume(directory, "--epochs", "3") == 0
     printed = capsys.readouterr().out
     assert "differs from when the run was begun: jaxlib 0.0.1 before, " in printed
     assert "differs from when the run was begun: threads 77 before, " in printed
 
     others = data[0]._replace(labels=data[0].labels[::-1].copy()), data[1]
     monkeypatch.setattr(run, "load_mnist", lambda *args, **kwargs: others)
-    assert resume(directory, "--epochs", "3") == 2
-    assert "the data are not those on which the run in" in capsys.readouterr().err
+    assert resume(directory, "--epochs", "4") == 2
+    assert "the data are not those on which this run was trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "name", ["checkpoint", "config.json", "manifest.json", "weights.safetensors"]
 )
-def test_a_damaged_file_is_named_on_one_line(name, data, tmp_path, capsys):
-    assert start(tmp_path) == 0
-    directory = tmp_path / "runs" / "after_fc1-seed0"
+def test_a_damaged_file_is_named_on_one_line(name, data, directory, capsys):
     path = directory / name
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], content.replace(b"1", b"7"), b""):
@@ -234,20 +245,17 @@ def test_a_damaged_file_is_named_on_one_line(name, data, tmp_path, capsys):
             assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_directory_is_written_by_one_command_at_a_time(data, tmp_path, capsys):
-    assert start(tmp_path) == 0
-    directory = tmp_path / "runs" / "after_fc1-seed0"
+def test_a_directory_is_written_by_one_command_at_a_time(data, directory, capsys):
     with files.locked(directory):
         assert resume(directory, "--epochs", "3") == 2
     assert str(directory) in capsys.readouterr().err
     assert len(history_of(directory)) == 2
 
 
-def test_a_run_starts_from_the_weights_of_another(data, tmp_path, capsys):
-    assert start(tmp_path) == 0
-    weights = tmp_path / "runs" / "after_fc1-seed0" / "weights.safetensors"
+def test_a_run_starts_from_the_weights_of_another(data, directory, tmp_path, capsys):
+    weights = directory / "weights.safetensors"
     assert start(tmp_path, "--init-from", str(weights), "--learning-rate", "0") == 0
-    again = tmp_path / "runs" / "after_fc1-seed0-2" / "weights.safetensors"
+    again = tmp_path / "runs" / "after_fc1-seed0" / "weights.safetensors"
     before, after = (torch_weights.load(path).variables for path in (weights, again))
     np.testing.assert_array_equal(
         before["params"]["fc1"]["kernel"], after["params"]["fc1"]["kernel"]
