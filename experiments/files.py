@@ -25,6 +25,7 @@ __all__ = [
     "append_lines",
     "as_json",
     "as_lines",
+    "is_unused",
     "locked",
     "new_directory",
     "read_json",
@@ -129,6 +130,18 @@ def new_directory(parent: Path, name: str) -> Path:
             return directory
 
 
+def is_unused(directory: Path) -> bool:
+    """Whether a directory is absent, or holds nothing but what a killed command left of a start.
+
+    Raises:
+      OSError: it is no directory, or cannot be read.
+    """
+    if not directory.exists():
+        return True
+    left = {directory / _LOCK, *directory.glob(_INCOMPLETE)}
+    return left.issuperset(directory.iterdir())
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keeps other commands from writing a directory for as long as the context lasts.
@@ -140,7 +153,7 @@ def locked(directory: Path) -> Iterator[None]:
       FileError: another command is writing the directory.
       OSError: the directory cannot be written.
     """
-    path = directory / ".lock"
+    path = directory / _LOCK
     lock = filelock.FileLock(path)
     try:
         try:
@@ -149,7 +162,7 @@ def locked(directory: Path) -> Iterator[None]:
             message = f"{directory}: {_holder(path)} is writing it; wait until that has ended"
             raise FileError(message) from None
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        for left in directory.glob(f"**/{'[0-9a-f]' * 16}{INCOMPLETE}"):
+        for left in directory.rglob(_INCOMPLETE):
             left.unlink()
         yield
     finally:
@@ -157,6 +170,10 @@ def locked(directory: Path) -> Iterator[None]:
             # Before it is released: who has the file open by now finds it nameless and tries again.
             path.unlink(missing_ok=True)
             lock.release()
+
+
+_LOCK = ".lock"
+_INCOMPLETE = f"{'[0-9a-f]' * 16}{INCOMPLETE}"  # a file that `write_whole` was writing
 
 
 def _read(path: Path) -> bytes:
