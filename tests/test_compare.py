@@ -1,277 +1,327 @@
-"""A study is its files: it equals single runs, survives being killed, and is remade from disk."""
+"""The command: what it refuses, how it ends, and what it makes of files."""
 
-import dataclasses
 import json
+import os
 import pickle
+import re
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from rich.console import Console
 
-from experiments import compare
-from experiments.compare import Config
-from experiments.run import keys_of
-from mnist_jax import train
-from mnist_jax.model import LeNet
+from experiments import compare, files
+from experiments.options import UsageError
+from experiments.settings import SETTINGS
+from experiments.study import directory as study_directory
+from experiments.study import hosts
+from mnist_jax.model import PLACEMENTS
 
-QUIET = Console(quiet=True)
+ROOT = Path(__file__).parents[1]
 # Without a block: of the three networks it compiles fastest.
-SMALL = {"seeds": 3, "placements": "none", "epochs": 3}
+SMALL = ["--seeds", "3", "--placements", "none", "--epochs", "3"]
 
 
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
-def lines(config: Config) -> list[dict]:
-    return [json.loads(line) for line in (config.out / "results.jsonl").read_text().splitlines()]
+@pytest.fixture
+def command(synthetic, monkeypatch):
+    """Runs the command on the synthetic split; JAX has started already."""
+    monkeypatch.setattr(compare, "load_mnist", lambda *_: synthetic)
+    monkeypatch.setattr(hosts, "use_every_core", lambda: None)
+    return lambda *arguments: compare.main([*SMALL, *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
-def whole(synthetic, tmp_path_factory) -> Config:
+def whole(synthetic, tmp_path_factory) -> Path:
     """A study that nothing interrupted."""
-    config = Config(**SMALL, out=tmp_path_factory.mktemp("studies") / "whole")
-    compare.study(config, *synthetic, QUIET)
-    return config
+    out = tmp_path_factory.mktemp("studies") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "load_mnist", lambda *_: synthetic)
+        patch.setattr(hosts, "use_every_core", lambda: None)
+        assert compare.main([*SMALL, "--out", str(out)]) == 0
+    return out
 
 
-def test_every_seed_and_epoch_has_a_line(whole):
-    """With the confusion matrix of all 77 test images."""
-    keys = [(line["seed"], line["epoch"]) for line in lines(whole)]
-    assert sorted(keys) == [(seed, epoch) for seed in range(3) for epoch in (1, 2, 3)]
-    for line in lines(whole):
-        confusion = np.array(line["confusion"])
-        assert confusion.sum() == 77
-        assert line["test_accuracy_percent"] == pytest.approx(100 * np.trace(confusion) / 77)
-    assert not list((whole.out / "checkpoints").iterdir())
+def rows_of(out: Path) -> list[dict]:
+    return files.read_lines(out / "results.jsonl").values
 
 
-def test_a_seed_equals_its_single_run(whole, synthetic):
-    """The same keys, batches and arithmetic as `experiments.run`."""
-    init_key, order_key = keys_of(2)
-    model, tx = LeNet("none"), optax.sgd(0.001, momentum=0.9)
-    run = train.fit(
-        train.init_state(model, tx, init_key),
-        *(jax.tree.map(jnp.asarray, split) for split in synthetic),
-        order_key,
-        model=model,
-        tx=tx,
-        epochs=3,
-        batch_size=64,
-        mean=0.5,
-        std=0.5,
-    )
-    single = [(e.number, e.train.mean_loss, e.test.mean_loss) for e in run]
-    ours = [
-        (line["epoch"], line["train_loss"], line["test_loss"])
-        for line in lines(whole)
-        if line["seed"] == 2
-    ]
-    np.testing.assert_allclose(ours, single, rtol=1e-5)
+def assert_one_line(message: str) -> None:
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("moment", ["before the checkpoint", "while writing a line"])
-def test_a_killed_study_resumes(whole, synthetic, tmp_path, monkeypatch, moment):
-    """Killed in epoch 2; epoch 1 is not trained again, and the result is the whole study's."""
-    config = dataclasses.replace(whole, out=tmp_path / "killed")
-    save = compare._save_checkpoint
-
-    def killed(config, group, epochs, states):
-        if epochs == 2:
-            raise KilledError
-        save(config, group, epochs, states)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(compare, "_save_checkpoint", killed)
-        with pytest.raises(KilledError):
-            compare.study(config, *synthetic, QUIET)
-    results = config.out / "results.jsonl"
-    if moment == "while writing a line":
-        results.write_bytes(results.read_bytes()[:-100])
-
-    trained = []
-    epoch = compare._train_epoch
-    monkeypatch.setattr(
-        compare, "_train_epoch", lambda *args, **more: trained.append(1) or epoch(*args, **more)
-    )
-    compare.study(dataclasses.replace(config, resume=True), *synthetic, QUIET)
-    assert lines(config) == lines(whole)
-    assert len(trained) == 2
-
-
-def test_a_kill_between_the_last_lines_repeats_one_epoch(whole, synthetic, tmp_path, monkeypatch):
-    """Seed 0 is finished then and the others are not."""
-    config = dataclasses.replace(whole, out=tmp_path / "killed")
-    kept = []
-    save = compare._save_checkpoint
-
-    def keep(config, *rest):
-        save(config, *rest)
-        kept.append((config.out / "checkpoints" / "report.none.npz").read_bytes())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(compare, "_save_checkpoint", keep)
-        compare.study(config, *synthetic, QUIET)
-    results = config.out / "results.jsonl"
-    results.write_text("".join(results.read_text().splitlines(keepends=True)[:-2]))
-    (config.out / "checkpoints" / "report.none.npz").write_bytes(kept[-1])
-
-    groups, _ = compare._left_to_do(config, lines(config))
-    assert groups == [(("report", "none", (1, 2)), 2)]
-    compare.study(dataclasses.replace(config, resume=True), *synthetic, QUIET)
-    assert lines(config) == lines(whole)
-
-
-def test_resuming_adds_seeds_and_keeps_what_is_there(whole, synthetic, tmp_path):
-    """Two seeds, then a third; the manifest names both calls."""
-    config = dataclasses.replace(whole, out=tmp_path / "grown", seeds=2)
-    compare.study(config, *synthetic, QUIET)
-    first = (config.out / "results.jsonl").read_text()
-    compare.study(dataclasses.replace(config, seeds=3, resume=True), *synthetic, QUIET)
-    assert (config.out / "results.jsonl").read_text().startswith(first)
-
-    def by_run(line):
-        return line["seed"], line["epoch"]
-
-    assert sorted(lines(config), key=by_run) == sorted(lines(whole), key=by_run)
-    manifest = json.loads((config.out / "manifest.json").read_text())
-    assert [session["seeds"] for session in manifest["sessions"]] == [2, 3]
-    assert manifest["sessions"][1]["packages"]["jax"] == jax.__version__
-
-
-def test_resuming_with_other_epochs_or_data_is_refused(whole, synthetic):
-    """The finished part would not belong to the rest."""
-    train_split, test_split = synthetic
-    more = dataclasses.replace(whole, resume=True, epochs=4)
-    with pytest.raises(compare.UsageError, match="--epochs must be what the study in"):
-        compare.study(more, train_split, test_split, QUIET)
-    other = test_split._replace(labels=test_split.labels[::-1])
-    with pytest.raises(compare.UsageError, match="--data-dir must be what the study in"):
-        compare.study(dataclasses.replace(whole, resume=True), train_split, other, QUIET)
-
-
-def test_from_makes_tables_and_figures_of_files(whole, tmp_path, capsys, monkeypatch):
-    """Training nothing; the same twice; a timing file given once is kept."""
-    monkeypatch.setattr(compare, "study", None)
-    rows = [
-        {
-            "program": "mnist_jax",
-            "threads": 2,
-            "placement": placement,
-            "epoch_seconds": [s, s + 0.1],
-        }
-        for placement, s in (("before_fc1", 2.2), ("after_fc1", 1.8))
-    ]
-    timing = tmp_path / "timing.json"
-    timing.write_text(json.dumps({"rows": rows}))
-
-    def made() -> dict[str, bytes]:
-        return {
-            str(file.relative_to(whole.out)): file.read_bytes()
-            for folder in ("tables", "figures")
-            for file in (whole.out / folder).iterdir()
-        } | {"summary": (whole.out / "summary.json").read_bytes()}
-
-    assert compare.main(["--from", str(whole.out), "--timing", str(timing)]) == 0
-    first = made()
-    assert {"tables/claims.md", "figures/curves.png", "figures/epoch_times.svg"} <= set(first)
-    assert "mnist_jax (2 threads)" in first["tables/evidence.md"].decode()
-    assert compare.main(["--from", str(whole.out)]) == 0
-    assert made() == first
-    assert f"written: {whole.out}" in capsys.readouterr().out
-
-
-def test_without_a_terminal_an_epoch_is_a_line(synthetic, tmp_path, capsys):
+def test_without_a_terminal_an_epoch_is_a_line(command, tmp_path, capsys):
     """No moving bar in a log."""
-    config = Config(seeds=1, placements="none", epochs=2, out=tmp_path / "study")
-    compare.study(config, *synthetic, Console(soft_wrap=True))
-    out = capsys.readouterr().out.splitlines()
-    assert len(out) == 3
-    assert out[1].startswith("report/none epoch 1/2: test accuracy")
+    assert command("--out", tmp_path / "study") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", epoch " in line]
+    assert len(lines) == 3
+    assert re.fullmatch(
+        r"report/none, seeds 0 to 2, epoch 1/3: test accuracy \d+\.\d\d%, \d+\.\d\d s a seed",
+        lines[0],
+    )
+
+
+def test_seeds_from_1000(command, tmp_path):
+    assert command("--seeds=2", "--epochs=1", "--first-seed=1000", "--out", tmp_path / "new") == 0
+    assert [row["seed"] for row in rows_of(tmp_path / "new")] == [1000, 1001]
+
+
+# Interrupted -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_it_with_the_command_that_continues(
+    whole, command, tmp_path, monkeypatch, capsys, name
+):
+    """In one line; the exit status is the signal's; that command then ends with the same bytes."""
+    out = tmp_path / "a study"  # a space: the line can be pasted
+    save = study_directory.checkpoint.save
+    number = getattr(signal, name)
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_directory.checkpoint, "save", save_and_stop)
+        assert command("--out", out) == 128 + number
+    message = capsys.readouterr().err
+    assert message.startswith("interrupted; to continue: python -m experiments.compare ")
+    assert message.count("\n") == 1
+    words = shlex.split(message.partition("to continue: ")[2])
+    assert compare.main(words[3:]) == 0
+    assert (out / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
+
+
+def test_before_anything_is_written_nothing_continues(command, tmp_path, monkeypatch, capsys):
+    """And nothing is left behind."""
+
+    def stop(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(compare, "load_mnist", stop)
+    assert command("--out", tmp_path / "new") == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+DRIVER = """
+import os, pickle, signal, sys
+from experiments import compare
+splits = pickle.load(open(sys.argv[1], "rb"))
+compare.load_mnist = lambda *_: splits
+kill_at, fsync = int(sys.argv[2]), os.fsync
+def count(descriptor):
+    global kill_at
+    kill_at -= 1
+    if kill_at == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+os.fsync = count
+sys.exit(compare.main(sys.argv[3:]))
+"""
+
+
+def driven(tmp_path: Path, synthetic: object, kill_at: int, *arguments: str) -> list[str]:
+    """The command line of a process of its own, killed when it forces so many files to the disk."""
+    (tmp_path / "splits").write_bytes(pickle.dumps(synthetic))
+    return [
+        sys.executable,
+        "-c",
+        DRIVER,
+        str(tmp_path / "splits"),
+        str(kill_at),
+        *SMALL,
+        *arguments,
+    ]
+
+
+def test_a_killed_study_continues(whole, synthetic, tmp_path):
+    """Killed while it writes its manifest, its first rows, and its second checkpoint."""
+    out = tmp_path / "killed"
+    # As many devices as in this process: with another number the last digits are others.
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={jax.device_count()}"}
+    for kill_at in (1, 3, 7):
+        resume = ["--resume"] if (out / "manifest.json").exists() else []
+        command = driven(tmp_path, synthetic, kill_at, "--out", str(out), *resume)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, env=env)
+        assert done.returncode == -signal.SIGKILL
+    command = driven(tmp_path, synthetic, 0, "--out", str(out), "--resume")
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, env=env).returncode == 0
+    assert (out / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
+    assert not list(out.rglob("*.incomplete"))
+    assert not list(out.glob(".lock"))
+
+
+# Refused ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
         (["--seeds", "0"], "--seeds"),
+        (["--seeds", "10001"], "--seeds"),
+        (["--first-seed", "-1"], "--first-seed"),
+        (["--seeds", "1", "--first-seed", "4294967296"], "--first-seed"),
+        (["--seeds", "2", "--first-seed", "4294967295"], "--first-seed"),
         (["--epochs", "0"], "--epochs"),
         (["--placements", "after_fc1,nowhere"], "--placements"),
         (["--placements", "none,none"], "--placements"),
         (["--variants", ""], "--variants"),
-        (["--timing", "absent.json"], "--timing"),
         (["--from", "absent"], "--from"),
         (["--resume", "--out", "absent"], "--out"),
         (["--out", "full"], "--out"),
+        (["--out", "full/results.jsonl"], "--out"),
+        (["--out", "~nobody-of-this-name/x"], "--out"),
+        (["--hosts", "2"], "--hosts"),
+        (["--coordinator", "h:1"], "--host"),
+        (["--coordinator", "h:1", "--hosts", "2"], "--host"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, option):
-    """Naming the option, before anything is loaded."""
+def test_bad_input_is_one_line_and_status_2(
+    command, tmp_path, monkeypatch, capsys, arguments, option
+):
+    """Naming the option, before anything is loaded or written."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "load_mnist", pytest.fail)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "results.jsonl").touch()
-    assert compare.main(arguments) == 2
+    out = [] if "--out" in arguments else ["--out", "new"]
+    assert compare.main([*out, *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {option} must be")
-    assert message.count("\n") == 1
+    assert_one_line(message)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-DRIVER = """
-import pickle, sys
-from experiments import compare
-splits = pickle.load(open(sys.argv[1], "rb"))
-compare.load_mnist = lambda *_: splits
-sys.exit(compare.main(sys.argv[2:]))
-"""
+def test_the_last_seed_is_a_seed():
+    """4294967295 is the last one that is not another one's alias."""
+    compare.check(compare.Config(seeds=1, first_seed=2**32 - 1, out=Path("absent")))
+
+
+def test_two_at_once_on_one_study(command, whole, capsys):
+    """The second is refused and has written nothing."""
+    before = (whole / "manifest.json").read_bytes()
+    capsys.readouterr()
+    with files.locked(whole):
+        assert command("--out", whole, "--resume") == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {whole}: process {os.getpid()} ")
+    assert_one_line(message)
+    assert (whole / "manifest.json").read_bytes() == before
+
+
+def test_a_damaged_file_of_times_is_refused_before_it_is_copied(command, whole, tmp_path, capsys):
+    """Or it would break every later `--from`, too."""
+    timing = tmp_path / "times.json"
+    timing.write_bytes(files.as_json({"rows": TIMES})[:-10])
+    assert command("--from", whole, "--timing", timing) == 2
+    assert_one_line(capsys.readouterr().err)
+    assert not (whole / "timing.json").exists()
+    assert command("--from", whole) == 0
+
+
+def test_a_directory_killed_before_its_manifest_can_be_used(command, tmp_path):
+    """Its lock and half-written files are all there is, and --resume would find no study."""
+    (tmp_path / ".lock").touch()
+    (tmp_path / "0123456789abcdef.incomplete").touch()
+    assert command("--out", tmp_path, "--epochs", "1") == 0
+
+
+# Tables and figures of files -------------------------------------------------------------------
+
+TIMES = [
+    {"program": "mnist_jax", "threads": 2, "placement": placement, "epoch_seconds": [s, s + 0.1]}
+    for placement, s in (("before_fc1", 2.2), ("after_fc1", 1.8))
+]
+
+
+def test_from_makes_tables_and_figures_of_files(command, whole, tmp_path, capsys, monkeypatch):
+    """Training nothing; the same twice; a file of times given once is kept."""
+    monkeypatch.setattr(compare, "begin", None)
+    timing = tmp_path / "times.json"
+    timing.write_bytes(files.as_json({"rows": TIMES}))
+
+    def made() -> dict[str, bytes]:
+        return {
+            str(file.relative_to(whole)): file.read_bytes()
+            for folder in ("tables", "figures")
+            for file in (whole / folder).iterdir()
+        } | {"summary": (whole / "summary.json").read_bytes()}
+
+    assert command("--from", whole, "--timing", timing) == 0
+    first = made()
+    assert {"tables/claims.md", "figures/curves.png", "figures/epoch_times.svg"} <= set(first)
+    assert "mnist_jax (2 threads)" in first["tables/evidence.md"].decode()
+    assert command("--from", whole) == 0
+    assert made() == first
+    assert f"written: {whole}" in capsys.readouterr().out
+    json.loads(first["summary"])
+    (whole / "timing.json").unlink()
+
+
+def test_what_tables_leave_out_is_on_the_screen(command, whole, tmp_path, capsys):
+    """A torn line, and the run that it belongs to."""
+    out = tmp_path / "torn"
+    out.mkdir()
+    (out / "results.jsonl").write_bytes((whole / "results.jsonl").read_bytes()[:-30])
+    assert command("--from", out) == 0
+    printed = capsys.readouterr().out
+    assert f"{out / 'results.jsonl'} ends within a line, which is left out" in printed
+    assert "report/none, seed 2: left out of the tables, not all 3 epochs are there" in printed
+
+
+# Help, hosts -----------------------------------------------------------------------------------
+
+
+def test_help_lists_what_is_allowed_in_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        compare.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    words = re.sub(r"[\s│]+", " ", text)
+    assert f"one or more of {', '.join(PLACEMENTS)}" in words
+    assert all(name in words for name in SETTINGS)
+    assert "python -m experiments.compare" in words
 
 
 def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
-    """Three seeds on two processes over loopback: the same lines, and host 0 alone writes."""
-    (tmp_path / "splits").write_bytes(pickle.dumps(synthetic))
+    """Three seeds on two processes over loopback: the same rows, and host 0 alone writes."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     out = tmp_path / "hosts"
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "splits"), "--out", str(out)]
-    command += [f"--{name}={value}" for name, value in SMALL.items()]
-    command += ["--coordinator", address, "--hosts", "2", "--host"]
-    root = Path(__file__).parents[1]
+    arguments = ["--out", str(out), "--coordinator", address, "--hosts", "2", "--host"]
+    command = driven(tmp_path, synthetic, 0, *arguments)
     with (
-        subprocess.Popen([*command, "1"], cwd=root, stdout=subprocess.PIPE, text=True) as second,
-        subprocess.Popen([*command, "0"], cwd=root, stdout=subprocess.PIPE, text=True) as first,
+        subprocess.Popen([*command, "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as second,
+        subprocess.Popen([*command, "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first,
     ):
         printed = first.communicate(timeout=300)[0]
         silent = second.communicate(timeout=60)[0]
     assert (first.returncode, second.returncode) == (0, 0)
     assert "epoch 3/3" in printed
     assert "epoch" not in silent
-    ours = lines(dataclasses.replace(whole, out=out))
-    for line, expected in zip(ours, lines(whole), strict=True):
-        found = line.pop("train_loss"), line.pop("test_loss")
+    for row, expected in zip(rows_of(out), rows_of(whole), strict=True):
+        found = row.pop("train_loss"), row.pop("test_loss")
+        expected = dict(expected)
         np.testing.assert_allclose(
             found, (expected.pop("train_loss"), expected.pop("test_loss")), rtol=1e-5
         )
-        assert line == expected
+        assert row == expected
 
 
 @pytest.mark.parametrize("rank", ["SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])
 def test_a_later_host_may_find_the_directory_made(tmp_path, monkeypatch, rank):
     (tmp_path / "manifest.json").touch()
-    with pytest.raises(compare.UsageError, match="--out must be new"):
-        compare.check(Config(out=tmp_path))
+    with pytest.raises(UsageError, match="--out must be new"):
+        compare.check(compare.Config(out=tmp_path))
     monkeypatch.setenv(rank, "1")
-    compare.check(Config(out=tmp_path))
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--hosts", "2"], ["--coordinator", "h:1"], ["--coordinator=h:1", "--hosts=2"]]
-)
-def test_half_of_what_several_hosts_need_is_refused(arguments, tmp_path, capsys):
-    assert compare.main(["--out", str(tmp_path / "new"), *arguments]) == 2
-    assert "--host" in capsys.readouterr().err
+    compare.check(compare.Config(out=tmp_path))
