@@ -1,0 +1,85 @@
+"""Puts the page together: template, style sheet, modules, data, and the policy that seals them."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from experiments.page.contents import Study
+
+FOLDER = Path(__file__).parent
+# A file from a disk cannot import another, so the modules become one script. Each comes after
+# those that it imports from.
+MODULES = (
+    "dom",
+    "weights",
+    "forward",
+    "digits",
+    "drawing",
+    "maps",
+    "answers",
+    "layers",
+    "curves",
+    "found",
+    "main",
+)
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export ", re.MULTILINE)
+
+
+def render(data: Mapping[str, Any], study: Study | None, *, title: str) -> str:
+    """The page as HTML.
+
+    Args:
+      data: see `contents.gather`.
+      study: what to show of a study.
+      title: of the window; any text.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    style, code = (FOLDER / "style.css").read_text(), script()
+    return environment.get_template("page.html.jinja").render(
+        policy=policy(style, code),
+        title=title,
+        style=Markup(style),
+        script=Markup(code),
+        data=data,
+        study=study,
+    )
+
+
+def script() -> str:
+    """The modules as one: their imports fall away, because all names are in one scope."""
+    return "\n".join(_inlined(name) for name in MODULES)
+
+
+def _inlined(name: str) -> str:
+    code = (FOLDER / f"{name}.js").read_text()
+    code = _EXPORT.sub("", _IMPORT.sub("", code))
+    return f"// {name}.js\n{code}"
+
+
+def policy(style: str, code: str) -> str:
+    """A Content-Security-Policy under which this style and this script run and nothing else.
+
+    No request is allowed; pictures may come from the page itself.
+    """
+    return (
+        f"default-src 'none'; script-src '{_source(code)}'; style-src '{_source(style)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _source(content: str) -> str:
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,0 +1,103 @@
+// A drawing as MNIST would have stored it: mnist_jax/digits.py for ink on blank paper.
+//
+// A drawing has no colours, no uneven light and no noise, so the first steps of digits.py would
+// change nothing here. Its constants have the same names and values there; a test compares both.
+
+const SIZE = 28; // of an image, pixels a side
+const LENGTH = 20; // of a digit's longer side in it
+const STRONG = 0.5; // part of full ink from which a pixel is ink for certain
+const FAINT = 0.1; // part of full ink from which a pixel beside ink is ink
+const SPECK = 0.02; // part of the largest connected part below which another one is dirt
+const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre of mass lies
+
+/** Finds the digit in a drawing.
+ *
+ *  ink: [side, side], 0 to 255.
+ *  Returns 784 grey levels, or null where there is no ink. */
+export function toMnist(ink, side) {
+  const kept = withoutSpecks(ink, side); // [side, side]
+  const rows = { strong: new Uint8Array(side), mass: new Float64Array(side) };
+  const columns = { strong: new Uint8Array(side), mass: new Float64Array(side) };
+  for (let row = 0; row < side; row++) {
+    for (let column = 0; column < side; column++) {
+      const grey = kept[row * side + column];
+      if (grey === 0) continue;
+      rows.mass[row] += grey;
+      columns.mass[column] += grey;
+      if (grey >= 255 * STRONG) rows.strong[row] = columns.strong[column] = 1;
+    }
+  }
+  const spans = [rows, columns].map(({ strong }) => [strong.indexOf(1), strong.lastIndexOf(1) + 1]);
+  if (spans[0][0] < 0) return null;
+  const scale = Math.max(...spans.map(([start, end]) => end - start)) / LENGTH;
+  const down = windows(rows.mass, spans[0], scale); // of the image's 28 rows
+  const right = windows(columns.mass, spans[1], scale); // of its 28 columns
+
+  const narrow = new Float64Array(side * SIZE); // [side, 28], shrunk from left to right
+  for (let row = 0; row < side; row++) {
+    if (rows.mass[row] === 0) continue;
+    for (let j = 0; j < SIZE; j++) {
+      for (const [column, part] of right[j]) {
+        narrow[row * SIZE + j] += part * kept[row * side + column];
+      }
+    }
+  }
+  const image = new Float64Array(SIZE * SIZE); // [28, 28], shrunk from top to bottom, too
+  for (let i = 0; i < SIZE; i++) {
+    for (const [row, part] of down[i]) {
+      for (let j = 0; j < SIZE; j++) image[i * SIZE + j] += part * narrow[row * SIZE + j];
+    }
+  }
+  const largest = Math.max(...image);
+  return Uint8Array.from(image, (grey) => Math.floor((255 * grey) / largest + 0.5));
+}
+
+/** The ink less what is connected to too little that is ink for certain: [side, side]. */
+function withoutSpecks(ink, side) {
+  const part = new Int32Array(ink.length); // the number of its connected part, or 0
+  const sizes = [0]; // strong pixels of each part
+  for (let start = 0; start < ink.length; start++) {
+    if (part[start] || ink[start] < 255 * FAINT) continue;
+    const number = sizes.push(0) - 1;
+    const waiting = [start];
+    part[start] = number;
+    while (waiting.length) {
+      const at = waiting.pop();
+      if (ink[at] >= 255 * STRONG) sizes[number]++;
+      const [row, column] = [Math.floor(at / side), at % side];
+      for (let y = Math.max(row - 1, 0); y <= Math.min(row + 1, side - 1); y++) {
+        for (let x = Math.max(column - 1, 0); x <= Math.min(column + 1, side - 1); x++) {
+          const next = y * side + x;
+          if (part[next] || ink[next] < 255 * FAINT) continue;
+          part[next] = number;
+          waiting.push(next);
+        }
+      }
+    }
+  }
+  const least = Math.max(1, SPECK * Math.max(...sizes));
+  return ink.map((grey, at) => (part[at] && sizes[part[at]] >= least ? grey : 0));
+}
+
+/** Which of the drawing's rows, or columns, make up each of the image's 28, and with what part.
+ *
+ *  mass: ink of each row; [start, end]: the rows that hold the digit; scale: rows to one of 28.
+ *  Returns 28 lists of [row, part]. The digit's centre of mass comes into the middle of the image
+ *  as far as the digit stays whole. */
+function windows(mass, [start, end], scale) {
+  const total = mass.reduce((a, b) => a + b);
+  const moment = mass.reduce((sum, value, row) => sum + value * (row + 0.5), 0);
+  const centre = (moment / total - start) / scale;
+  const last = SIZE - Math.ceil((end - start) / scale - NUDGE);
+  const first = Math.min(Math.max(SIZE / 2 - Math.floor(centre + NUDGE), 0), last);
+  const width = Math.max(scale, 1);
+  return Array.from({ length: SIZE }, (_, i) => {
+    const middle = start + (i - first + 0.5) * scale;
+    const [from, to] = [middle - width / 2, middle + width / 2];
+    const list = [];
+    for (let row = Math.max(0, Math.floor(from)); row < Math.min(mass.length, to); row++) {
+      list.push([row, (Math.min(to, row + 1) - Math.max(from, row)) / width]);
+    }
+    return list;
+  });
+}
