@@ -98,6 +98,18 @@ function showForming() {
   showEpochs(seen && epochs ? epochs.map(answer) : null, shades);
 }
 
+/** The epochs that a run kept, with their networks; one whose weights are damaged is left out. */
+async function openEpochs(run) {
+  const opened = await Promise.allSettled(
+    run.epochs.map(async ({ epoch, weights }) => ({
+      epoch,
+      network: await openNetwork(run, weights),
+    })),
+  );
+  const whole = opened.flatMap(({ value }) => value ?? []);
+  return [...whole, { epoch: run.epoch, network: run.network }];
+}
+
 /** Looks into a run. */
 async function choose(run) {
   chosen = run;
@@ -109,17 +121,8 @@ async function choose(run) {
   showEpochs = () => {};
   find("epochs").hidden = true;
   changed(true);
-  if (!run.epochs.length) return;
-  run.opened ??= [
-    ...(await Promise.all(
-      run.epochs.map(async ({ epoch, weights }) => ({
-        epoch,
-        network: await openNetwork(run, weights),
-      })),
-    )),
-    { epoch: run.epoch, network: run.network },
-  ];
-  if (chosen !== run) return; // another one was chosen meanwhile
+  run.opened ??= await openEpochs(run);
+  if (chosen !== run || run.opened.length < 2) return; // another one was chosen meanwhile
   showEpochs = createEpochs(find("epochs"), run.opened, (at) => {
     network = run.opened[at].network;
     changed(false);

@@ -1,0 +1,152 @@
+"""How long after a stroke of the pen the page's new answer stands there.
+
+    python -m experiments.page runs/none-seed0 runs/before_fc1-seed0 runs/after_fc1-seed0
+    python -m benchmarks.page_latency page.html
+
+A browser draws with real pointer events, a move each 20 ms. For each move the time is taken from
+the event's arrival in the page to its answers, in all networks of the page and with all layers of
+the chosen one, and on to the frame that shows them. A screen of 60 Hz has a frame each 16.7 ms, so
+the second number is large because of the waiting, too. The page's opening is timed from the request
+of its address to the moment at which it can be drawn on.
+
+It needs Chromium, its driver and Selenium: `apt-get install chromium chromium-driver` on Debian,
+and `pip install -e '.[web]'`.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MOVES = 200
+OPENINGS = 5
+TO_EVERY_MOVE = """
+    window.times = [];
+    const board = document.getElementById("drawing");
+    let start = 0;
+    addEventListener("pointermove", () => { start = performance.now(); }, { capture: true });
+    board.addEventListener("pointermove", () => {
+      const entry = { answered: performance.now() - start };
+      const begun = start;
+      requestAnimationFrame(() => {
+        const { port1, port2 } = new MessageChannel();
+        port1.onmessage = () => {
+          entry.shown = performance.now() - begun;
+          window.times.push(entry);
+        };
+        port2.postMessage(null);
+      });
+    });
+"""
+
+
+def browser() -> tuple[str, str] | None:
+    """Chromium and its driver, where this machine has both."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    driver = shutil.which("chromedriver")
+    return (found, driver) if found and driver else None
+
+
+@contextlib.contextmanager
+def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
+    """A Selenium driver of a fresh Chromium without a screen that asks the network for nothing.
+
+    Its performance log has every request of a page, its browser log every message of the console.
+
+    Raises:
+      RuntimeError: this machine has no Chromium or no driver of it.
+    """
+    from selenium import webdriver
+
+    programs = browser()
+    if programs is None:
+        raise RuntimeError("neither Chromium nor its driver is installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = programs[0]
+        for argument in (
+            "headless=new",
+            *(["no-sandbox"] if os.geteuid() == 0 else []),
+            "disable-gpu",
+            "disable-quic",
+            "no-first-run",
+            "disable-background-networking",
+            "disable-component-update",
+            "disable-sync",
+            "force-device-scale-factor=1",
+            f"window-size={width},{height}",
+            f"user-data-dir={profile}",
+        ):
+            options.add_argument(f"--{argument}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def open_page(driver: Any, page: Path) -> float:
+    """Opens a page and waits until it can be drawn on; returns the seconds that this took."""
+    start = time.perf_counter()
+    driver.get(page.resolve().as_uri())
+    while driver.execute_script("return document.documentElement.dataset.ready") != "yes":
+        time.sleep(0.005)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Opens the page, draws, and prints the times."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0], prog="python -m benchmarks.page_latency"
+    )
+    parser.add_argument("page", type=Path, help="the file that experiments.page wrote")
+    page = parser.parse_args().page
+    if not page.is_file() or browser() is None:
+        sys.exit(f"error: {page} is no file, or Chromium or its driver is not installed")
+    with chromium() as driver:
+        openings = [open_page(driver, page) for _ in range(OPENINGS)]
+        networks = driver.execute_script("return mnistJax.runs.length")
+        times = draw(driver)
+        version = driver.capabilities["browserVersion"]
+    print(f"{page}: {page.stat().st_size / 1e6:.2f} MB, {networks} networks; Chromium {version}")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    print(f"opens in {np.median(openings):.2f} s, median of {OPENINGS}")
+    for name, text in (("answered", "move to answers"), ("shown", "move to their frame")):
+        values = np.array([entry[name] for entry in times])
+        low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+        print(
+            f"{text}: {middle:.1f} ms, median of {len(values)} (5 to 95 %: {low:.1f} to {high:.1f})"
+        )
+
+
+def draw(driver: Any) -> list[dict[str, float]]:
+    """Draws an 8 in one stroke; returns `answered` and `shown` of each move, in milliseconds."""
+    driver.execute_script(TO_EVERY_MOVE)
+    box = driver.execute_script(
+        "const { x, y, width } = document.getElementById('drawing').getBoundingClientRect();"
+        "return [x, y, width]"
+    )
+    for n in range(MOVES + 1):
+        angle = 2 * math.pi * n / MOVES
+        x = box[0] + box[2] * (0.5 + 0.2 * math.sin(2 * angle))
+        y = box[1] + box[2] * (0.5 - 0.35 * math.cos(angle))
+        kind = "mousePressed" if n == 0 else "mouseMoved"
+        event = {"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
+        driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+        time.sleep(0.02)
+    return driver.execute_script("return times")
+
+
+if __name__ == "__main__":
+    main()
