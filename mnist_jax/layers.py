@@ -45,16 +45,20 @@ class ConvPoolReLU(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """`Conv2d(C, C, 3, padding=1, bias=False)`."""
+    """`Conv2d(C, C, 3, padding=1, bias=use_bias)`."""
+
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[C, H, W, B]` to `[C, H, W, B]`."""
         channels = x.shape[0]
-        kernel = self.param(
-            "kernel", torch_uniform(9 * channels), (3, 3, channels, channels), x.dtype
-        )
-        return kernels.conv3x3(x, kernel)
+        init = torch_uniform(9 * channels)
+        kernel = self.param("kernel", init, (3, 3, channels, channels), x.dtype)
+        y = kernels.conv3x3(x, kernel)
+        if self.use_bias:
+            y += self.param("bias", init, (channels,), x.dtype)[:, None, None, None]
+        return y
 
 
 class Dense(nn.Module):
@@ -76,6 +80,9 @@ class BatchNorm(nn.Module):
 
     In training it normalises with the biased variance of the batch and moves the running variance
     towards the unbiased one, as PyTorch does; `flax.linen.BatchNorm` uses the biased one for both.
+
+    Where the collection `batch_moments` is mutable, it receives mean and unbiased variance of this
+    batch alone, under the names that the running ones have in `batch_stats`.
     """
 
     momentum: float = 0.1
@@ -104,6 +111,9 @@ class BatchNorm(nn.Module):
             y, batch_mean, batch_var = kernels.batch_norm(flat, scale, bias, self.epsilon)
             if not self.is_initializing():
                 unbiased = batch_var * (count / (count - 1))
+                if self.is_mutable_collection("batch_moments"):
+                    self.put_variable("batch_moments", "mean", batch_mean)
+                    self.put_variable("batch_moments", "var", unbiased)
                 mean.value += self.momentum * (batch_mean - mean.value)
                 var.value += self.momentum * (unbiased - var.value)
         else:

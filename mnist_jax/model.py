@@ -19,17 +19,34 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation, and the identity as shortcut.
 
     He et al., "Deep residual learning for image recognition", 2015, figure 2.
+
+    Attributes:
+      shortcut: whether the block adds its input.
+      normalise: whether batch normalisation follows the convolutions. Where it does not, they have
+        a bias in place of the one that normalisation learns.
     """
+
+    shortcut: bool = True
+    normalise: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """`[C, H, W, B]` to `[C, H, W, B]`."""
-        y = Conv3x3(name="conv1")(x)
-        y = BatchNorm(name="bn1")(y, train=train)
+        y = Conv3x3(use_bias=not self.normalise, name="conv1")(x)
+        y = BatchNorm(name="bn1")(y, train=train) if self.normalise else y
         y = nn.relu(y)
-        y = Conv3x3(name="conv2")(y)
-        y = BatchNorm(name="bn2")(y, train=train)
-        return nn.relu(y + x)
+        y = Conv3x3(use_bias=not self.normalise, name="conv2")(y)
+        y = BatchNorm(name="bn2")(y, train=train) if self.normalise else y
+        return nn.relu(y + x if self.shortcut else y)
+
+
+class NormReLU(nn.Module):
+    """Batch normalisation and ReLU alone, to stand where the block stands."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """`[C, H, W, B]` to `[C, H, W, B]`."""
+        return nn.relu(BatchNorm(name="bn1")(x, train=train))
 
 
 class LeNet(nn.Module):
@@ -39,11 +56,15 @@ class LeNet(nn.Module):
       placement: where the residual block stands.
       pixels: how the network sees a pixel, so that training and prediction cannot disagree.
       dtype: of parameters and arithmetic.
+      resnet_block: what stands there; the report's block, unless it is to be taken apart.
+      fc1_features: the width of fc1; the report's, unless another network is to be as large.
     """
 
     placement: Placement
     pixels: Pixels = PIXELS["half"]
     dtype: Any = jnp.float32
+    resnet_block: nn.Module = ResidualBlock()
+    fc1_features: int = 120
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -61,12 +82,12 @@ class LeNet(nn.Module):
         x = ConvPoolReLU(6, name="conv1")(x)  # [6, 12, 12, B]
         x = ConvPoolReLU(16, name="conv2")(x)  # [16, 4, 4, B]
         if self.placement == "before_fc1":
-            x = ResidualBlock(name="resnet_block")(x, train=train)
+            x = self.resnet_block(x, train=train)
         x = in_memory(x.reshape(256, -1))  # [256, B], channel by channel as in PyTorch
-        x = nn.relu(Dense(120, name="fc1")(x))  # [120, B]
+        x = nn.relu(Dense(self.fc1_features, name="fc1")(x))  # [120, B]
         if self.placement == "after_fc1":
             x = x[:, None, None]  # [120, 1, 1, B]
-            x = ResidualBlock(name="resnet_block")(x, train=train)
+            x = self.resnet_block(x, train=train)
             x = x[:, 0, 0]  # [120, B]
         x = nn.relu(Dense(84, name="fc2")(x))  # [84, B]
         return Dense(10, name="fc3")(x).T  # [B, 10]

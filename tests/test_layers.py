@@ -1,5 +1,7 @@
 """The layers against PyTorch's rules, written out in numpy."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ SHAPE = (3, 4, 5, 6)  # [C, H, W, B]
     [
         (layers.ConvPoolReLU(200), (3, 6, 6, 2), 5 * 5 * 3),
         (layers.Conv3x3(), (24, 2, 2, 2), 3 * 3 * 24),
+        (layers.Conv3x3(use_bias=True), (24, 2, 2, 2), 3 * 3 * 24),
         (layers.Dense(600), (50, 2), 50),
     ],
 )
@@ -39,6 +42,18 @@ def test_dense():
     with jax.enable_x64(True):
         y = layers.Dense(2).apply({"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x))
     np.testing.assert_allclose(y, kernel.T @ x + bias[:, None], rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 1, 1, 2)])
+def test_the_bias_of_a_convolution_is_added_to_each_channel(shape):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    layer = layers.Conv3x3(use_bias=True)
+    params = layer.init(jax.random.key(0), x)["params"]
+    assert np.abs(params["bias"]).max() <= 27**-0.5 and np.all(params["bias"])
+    without = layers.Conv3x3().apply({"params": {"kernel": params["kernel"]}}, x)
+    np.testing.assert_array_equal(
+        layer.apply({"params": params}, x), without + params["bias"][:, None, None, None]
+    )
 
 
 class TestBatchNorm:
@@ -90,6 +105,19 @@ class TestBatchNorm:
                 np.testing.assert_allclose(running["mean"], mean, rtol=1e-12)
                 np.testing.assert_allclose(running["var"], var, rtol=1e-12)
                 variables |= updates
+
+    def test_the_batchs_own_moments_are_given_to_who_asks(self):
+        x = self.batch(0)
+        with jax.enable_x64(True):
+            variables = self.variables([5.0] * 3, [7.0] * 3)
+            apply = functools.partial(layers.BatchNorm().apply, variables, jnp.asarray(x))
+            y, updates = apply(train=True, mutable=["batch_stats", "batch_moments"])
+            unasked, running = apply(train=True, mutable=["batch_stats"])
+        np.testing.assert_array_equal(y, unasked)
+        jax.tree.map(np.testing.assert_array_equal, updates.pop("batch_stats"), *running.values())
+        moments = updates["batch_moments"]
+        np.testing.assert_allclose(moments["mean"], x.mean((1, 2, 3)), rtol=1e-12)
+        np.testing.assert_allclose(moments["var"], x.var((1, 2, 3), ddof=1), rtol=1e-12)
 
     def test_evaluation_uses_the_running_statistics_and_leaves_them(self):
         mean, var = np.array([1, 2, 3.0]), np.array([0.5, 4, 9])

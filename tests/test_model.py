@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnist_jax.data import PIXELS, Pixels
-from mnist_jax.model import PLACEMENTS, LeNet, ResidualBlock
+from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, ResidualBlock
 
 PARAMETERS = {"none": 44_426, "before_fc1": 49_098, "after_fc1": 304_106}
 LENET = {
@@ -101,6 +101,87 @@ def test_the_block_is_relu_of_input_plus_branch(placement):
     params = variables["params"] | {"bn2": {"scale": jnp.zeros(c), "bias": jnp.full(c, 0.25)}}
     y = jax.jit(functools.partial(block.apply, train=False))(variables | {"params": params}, x)
     np.testing.assert_array_equal(y, np.maximum(np.asarray(x) + np.float32(0.25), 0))
+
+
+class TestArms:
+    """The block taken apart, and networks that are as large without one."""
+
+    def block(self, block, x, **changes):
+        """The output of a block whose last layer adds `changes` and nothing else."""
+        variables = jax.jit(functools.partial(block.init, train=False))(jax.random.key(0), x)
+        params = variables["params"] | changes
+        apply = jax.jit(functools.partial(block.apply, train=False))
+        return apply(variables | {"params": params}, x)
+
+    @pytest.mark.parametrize("shortcut", [True, False])
+    @pytest.mark.parametrize("normalise", [True, False])
+    def test_shortcut_and_normalisation_are_apart(self, shortcut, normalise):
+        c, shift = 5, jnp.full(5, 0.25)
+        x = jax.random.normal(jax.random.key(2), (c, 4, 4, 3))
+        block = ResidualBlock(shortcut=shortcut, normalise=normalise)
+        last = (
+            {"bn2": {"scale": jnp.zeros(c), "bias": shift}}
+            if normalise
+            else {"conv2": {"kernel": jnp.zeros((3, 3, c, c)), "bias": shift}}
+        )
+        expected = np.maximum(np.asarray(x) * shortcut + np.float32(0.25), 0)
+        np.testing.assert_array_equal(self.block(block, x, **last), expected)
+
+    def test_without_normalisation_it_is_two_convolutions_with_bias(self):
+        rng = np.random.default_rng(0)
+        x, *kernels = (rng.normal(size=s) for s in ((5, 1, 1, 3), (3, 3, 5, 5), (3, 3, 5, 5)))
+        biases = rng.normal(size=(2, 5))
+        params = {
+            name: {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+            for name, kernel, bias in zip(("conv1", "conv2"), kernels, biases, strict=True)
+        }
+        with jax.enable_x64(True):
+            params = jax.tree.map(jnp.float64, params)
+            y = ResidualBlock(normalise=False).apply({"params": params}, jnp.asarray(x), train=True)
+        flat = x[:, 0, 0]  # on one pixel only the centre tap meets anything
+        hidden = np.maximum(kernels[0][1, 1].T @ flat + biases[0][:, None], 0)
+        expected = np.maximum(kernels[1][1, 1].T @ hidden + biases[1][:, None] + flat, 0)
+        np.testing.assert_allclose(y[:, 0, 0], expected, rtol=1e-6)
+
+    def test_normalisation_and_relu_alone(self):
+        x = jax.random.normal(jax.random.key(2), (5, 4, 4, 3)) * 2 + 1
+        variables = NormReLU().init(jax.random.key(0), x, train=True)
+        assert jax.tree.map(jnp.shape, variables["params"]) == {
+            "bn1": {"scale": (5,), "bias": (5,)}
+        }
+        y, _ = NormReLU().apply(variables, x, train=True, mutable=["batch_stats"])
+        plain = np.asarray(x, np.float64)
+        normal = plain - plain.mean((1, 2, 3), keepdims=True)
+        normal /= np.sqrt(plain.var((1, 2, 3), keepdims=True) + 1e-5)
+        np.testing.assert_allclose(y, np.maximum(normal, 0), atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "model, parameters",
+        [
+            (LeNet("none", fc1_features=134), 49_200),
+            (LeNet("none", fc1_features=206), 73_752),
+            (LeNet("before_fc1", resnet_block=ResidualBlock(shortcut=False)), 49_098),
+            # Normalisation has scale and bias; the convolutions alone have a bias.
+            (LeNet("before_fc1", resnet_block=ResidualBlock(normalise=False)), 49_098 - 2 * 16),
+            (LeNet("after_fc1", resnet_block=ResidualBlock(normalise=False)), 304_106 - 2 * 120),
+            (LeNet("before_fc1", resnet_block=NormReLU()), 44_426 + 2 * 16),
+            (LeNet("after_fc1", resnet_block=NormReLU()), 44_426 + 2 * 120),
+        ],
+    )
+    def test_parameters(self, model, parameters):
+        init = functools.partial(model.init, train=True)
+        variables = jax.eval_shape(init, jax.random.key(0), images(2))
+        assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+        apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+        logits, _ = jax.eval_shape(apply, variables, images(2))
+        assert logits.shape == (2, 10)
+
+    @pytest.mark.parametrize("placement", CHANNELS)
+    def test_an_arm_starts_from_the_baselines_weights(self, placement):
+        """So that they are paired: what both networks have is drawn alike."""
+        arm = LeNet(placement, resnet_block=ResidualBlock(shortcut=False))
+        init = jax.jit(functools.partial(arm.init, train=False))
+        chex.assert_trees_all_equal(init(jax.random.key(0), images(1)), initialised(placement))
 
 
 def kernel_gradients(placement) -> dict[str, np.ndarray]:

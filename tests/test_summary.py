@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnist_jax.model import PLACEMENTS, LeNet
+from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, ResidualBlock
 from mnist_jax.summary import summary
 
 PARAMETERS = {"none": 44_426, "before_fc1": 49_098, "after_fc1": 304_106}
@@ -25,3 +25,15 @@ def test_summary(placement):
     if placement != "none":
         shape = {"before_fc1": (16, 4, 4), "after_fc1": (120, 1, 1)}[placement]
         assert {rows[name].shape for name in block} == {shape}
+
+
+def test_the_rows_follow_what_the_network_is_made_of():
+    wide = {row.name: row for row in summary(LeNet("none", fc1_features=134))}
+    assert wide["fc1"].shape == (134,)
+    assert sum(row.parameters for row in wide.values()) == 49_200
+    bare = [row.name for row in summary(LeNet("before_fc1", resnet_block=NormReLU()))]
+    assert bare == ["conv1", "conv2", "resnet_block/bn1", "fc1", "fc2", "fc3"]
+    plain = LeNet("after_fc1", resnet_block=ResidualBlock(normalise=False))
+    assert {row.name: row.parameters for row in summary(plain)}["resnet_block/conv2"] == (
+        9 * 120 * 120 + 120
+    )
