@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
@@ -34,11 +35,12 @@ from mnist_jax.data import Pixels
 from mnist_jax.disk import read_regular, write_whole
 from mnist_jax.model import Placement
 
-# PyTorch's name of a tensor to its collection and name in Flax; for `weight` see `_flax_path`.
-_FLAX_NAMES = {
-    "bias": ("params", "bias"),
-    "running_mean": ("batch_stats", "mean"),
-    "running_var": ("batch_stats", "var"),
+_TORCH_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
 }
 _COUNTER = "num_batches_tracked"
 _OURS = "mnist_jax"  # the entry of the metadata that `save` adds
@@ -82,20 +84,21 @@ def to_torch(variables: Any, num_batches_tracked: int = 0) -> dict[str, np.ndarr
 
     Returns:
       Contiguous arrays of the variables' own dtype, the counters int64.
+
+    Raises:
+      ValueError: the variables are not those of the report's networks, see `from_torch`.
     """
-    placement = _placement(variables["params"])
-    state_dict = {}
-    for name, shape in shapes(placement).items():
-        if name.endswith(_COUNTER):
-            state_dict[name] = np.asarray(num_batches_tracked, np.int64)
-        else:
-            collection, *path = _flax_path(name, len(shape))
-            leaf = variables[collection]
-            for key in path:
-                leaf = leaf[key]
-            # Contiguous, because safetensors writes the memory as it lies.
-            state_dict[name] = np.ascontiguousarray(_to_torch_axes(np.asarray(leaf)))
-    return state_dict
+    arrays = {
+        # Contiguous, because safetensors writes the memory as it lies.
+        ".".join((*modules, _TORCH_NAMES[leaf])): np.ascontiguousarray(
+            _to_torch_axes(np.asarray(array))
+        )
+        for (_, *modules, leaf), array in flatten_dict(variables).items()
+    }
+    placement = _placement(arrays)
+    _check(arrays, placement)
+    counter = np.asarray(num_batches_tracked, np.int64)
+    return {name: arrays.get(name, counter) for name in shapes(placement)}
 
 
 def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dict[str, Any]:
@@ -114,21 +117,15 @@ def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dic
       ValueError: listing every entry that is missing, unexpected, or not of the right shape or
         dtype.
     """
-    expected = shapes(placement)
     arrays = {name: np.asarray(value) for name, value in state_dict.items()}
-    if errors := _errors(arrays, expected):
-        raise ValueError(f"not the weights of placement {placement}: {'; '.join(errors)}")
-
-    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for name, shape in expected.items():
-        if not name.endswith(_COUNTER):
-            *path, last = _flax_path(name, len(shape))
-            branch = variables
-            for key in path:
-                branch = branch.setdefault(key, {})
-            # A copy, because a PyTorch model trains in the memory its state_dict shows.
-            branch[last] = np.array(_from_torch_axes(arrays[name]), order="C")
-    return variables
+    _check(arrays, placement)
+    leaves = {
+        # A copy, because a PyTorch model trains in the memory its state_dict shows.
+        _flax_path(name, array.ndim): np.array(_from_torch_axes(array), order="C")
+        for name, array in arrays.items()
+        if not name.endswith(_COUNTER)
+    }
+    return {"batch_stats": {}} | unflatten_dict(leaves)
 
 
 class Weights(NamedTuple):
@@ -191,10 +188,7 @@ def load(path: str | os.PathLike[str]) -> Weights:
         except KeyError as error:  # a dtype that numpy does not have, as BF16
             raise ValueError(f"must be float32 or float64, not {error.args[0]}") from error
         pixels, epochs = _ours(tensors, _metadata(content))
-        bias = tensors.get("resnet_block.bn1.bias")
-        placement: Placement = "none"
-        if bias is not None:
-            placement = "before_fc1" if bias.shape == (16,) else "after_fc1"
+        placement = _placement(tensors)
         variables = from_torch(tensors, placement)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
             raise ValueError("weights that are not finite")
@@ -240,21 +234,22 @@ def _digest(tensors: Mapping[str, np.ndarray], ours: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _placement(params: Mapping[str, Any]) -> Placement:
-    """The placement that a network's parameters reveal by the size of their block."""
-    if "resnet_block" not in params:
+def _placement(arrays: Mapping[str, np.ndarray]) -> Placement:
+    """The placement that a `state_dict` reveals by the size of its block."""
+    bias = arrays.get("resnet_block.bn1.bias")
+    if bias is None:
         return "none"
-    channels = params["resnet_block"]["bn1"]["bias"].shape[0]
-    return "before_fc1" if channels == 16 else "after_fc1"
+    return "before_fc1" if bias.shape == (16,) else "after_fc1"
 
 
 def _flax_path(name: str, rank: int) -> tuple[str, ...]:
     """`conv1.weight` to `("params", "conv1", "kernel")`, and so on."""
     *modules, tensor = name.split(".")
+    if tensor.startswith("running_"):
+        return ("batch_stats", *modules, tensor.removeprefix("running_"))
     # The only weight that is a vector is BatchNorm's.
-    weight = ("params", "kernel" if rank > 1 else "scale")
-    collection, leaf = _FLAX_NAMES.get(tensor, weight)
-    return (collection, *modules, leaf)
+    weight = "kernel" if rank > 1 else "scale"
+    return ("params", *modules, weight if tensor == "weight" else tensor)
 
 
 def _to_torch_axes(array: np.ndarray) -> np.ndarray:
@@ -267,8 +262,9 @@ def _from_torch_axes(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _errors(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What is wrong with a `state_dict`, one line for each kind of error."""
+def _check(arrays: Mapping[str, np.ndarray], placement: Placement) -> None:
+    """Raises the ValueError of a `state_dict` that is not the placement's, see `from_torch`."""
+    expected = shapes(placement)
     missing = [name for name in expected if name not in arrays and not name.endswith(_COUNTER)]
     unexpected = [name for name in arrays if name not in expected]
     known = {name: arrays[name] for name in expected if name in arrays}
@@ -288,4 +284,5 @@ def _errors(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, 
         "neither float32 nor float64": wrong,
         "of two precisions": mixed,
     }
-    return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    if errors := [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]:
+        raise ValueError(f"not the weights of placement {placement}: {'; '.join(errors)}")

@@ -1,8 +1,10 @@
 """The way to PyTorch's names and back, without PyTorch."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,7 +12,7 @@ import safetensors.numpy
 
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS, Pixels
-from mnist_jax.model import PLACEMENTS, LeNet
+from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, ResidualBlock
 from mnist_jax.torch_weights import from_torch, to_torch
 
 
@@ -93,6 +95,27 @@ def test_one_error_lists_everything():
         "fc1.weight [256, 120] instead of [120, 256]; "
         "neither float32 nor float64: fc2.bias float16"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (LeNet("none", fc1_features=134), r"fc1.bias \[134\] instead of \[120\]"),
+        (LeNet("after_fc1", resnet_block=NormReLU()), "missing: resnet_block.conv1.weight"),
+        (
+            LeNet("before_fc1", resnet_block=ResidualBlock(normalise=False)),
+            "unexpected: resnet_block.conv1.bias",
+        ),
+    ],
+)
+def test_networks_that_are_not_the_reports_are_refused(model, complaint, tmp_path):
+    """So that no file is written that cannot be read."""
+    images = jnp.zeros((2, 28, 28, 1), jnp.uint8)
+    shapes = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    with pytest.raises(ValueError, match=complaint):
+        torch_weights.save(tmp_path / "weights", variables, pixels=PIXELS["half"], epochs=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_precisions_are_refused():
