@@ -130,7 +130,8 @@ def _four_kernels(kernel: jax.Array) -> jax.Array:
 def _four_kernels_transposed(dmatrix: jax.Array) -> jax.Array:
     """The adjoint of `_four_kernels`: `[36*C, 4*O]` to `[5, 5, C, O]`."""
     placed = dmatrix.reshape(6, 6, -1, 2, 2, dmatrix.shape[1] // 4)
-    return sum(placed[i : i + 5, j : j + 5, :, i, j] for i in (0, 1) for j in (0, 1))
+    places = (placed[i : i + 5, j : j + 5, :, i, j] for i in (0, 1) for j in (0, 1))
+    return functools.reduce(jnp.add, places)
 
 
 @functools.cache
@@ -154,7 +155,7 @@ def _scatter_windows(dwindows: jax.Array) -> jax.Array:
         for a in range(3)
         for b in range(3)
     ]
-    parity = sum(shifted)  # [s, t, C, P + 2, Q + 2, B]
+    parity = functools.reduce(jnp.add, shifted)  # [s, t, C, P + 2, Q + 2, B]
     row = np.arange(math.prod(parity.shape[:-1]), dtype=np.int32).reshape(parity.shape[:-1])
     image = _gather_rows(parity, row.transpose(2, 3, 0, 4, 1))  # [C (P + 2), s (Q + 2) t B]
     return image.reshape(-1, 2 * rows + 4, 2 * columns + 4, batch)
@@ -212,12 +213,12 @@ def _conv3x3_backward(residuals, dy):
     dkernel = _times_transposed(windows, dy)  # [9 C, O]
     dwindows = in_memory(matrix @ dy).reshape(3, 3, -1, height, width, batch)
     zero = jnp.zeros((), dy.dtype)
-    dx = sum(
+    shifted = (
         lax.pad(dwindows[a, b], zero, ((0, 0, 0), (a - 1, 1 - a, 0), (b - 1, 1 - b, 0), (0, 0, 0)))
         for a in range(3)
         for b in range(3)
     )
-    return in_memory(dx), dkernel.reshape(3, 3, -1, features)
+    return in_memory(functools.reduce(jnp.add, shifted)), dkernel.reshape(3, 3, -1, features)
 
 
 _conv3x3_many.defvjp(_conv3x3_forward, _conv3x3_backward)
@@ -246,7 +247,6 @@ def batch_norm_reference(
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -263,7 +263,10 @@ def batch_norm(
     Returns:
       `[C, N]`, and mean and biased variance, `[C]` each, through which no gradient flows.
     """
-    return batch_norm_reference(x, scale, bias, epsilon)
+    return _batch_norm(x, scale, bias, epsilon)
+
+
+_batch_norm = jax.custom_vjp(batch_norm_reference, nondiff_argnums=(3,))
 
 
 def _batch_norm_forward(x, scale, bias, epsilon):
@@ -282,7 +285,7 @@ def _batch_norm_backward(epsilon, residuals, cotangents):
     return (scale * inverse_std)[:, None] * (dy - mean_part), dscale, dbias
 
 
-batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 # Shared by the convolutions.

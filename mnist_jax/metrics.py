@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 CLASSES = 10
@@ -14,9 +15,10 @@ class Metrics(NamedTuple):
 
     loss: jax.Array  # [] float, sum of the cross-entropies
     correct: jax.Array  # [] int32
-    count: jax.Array  # [] int32
+    count: jax.Array  # [] int32  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def __add__(self, other: "Metrics") -> "Metrics":
+    # Nobody wants a tuple's `count` and `+` of a record.
+    def __add__(self, other: "Metrics") -> "Metrics":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The sums over both sets of examples."""
         return jax.tree.map(jnp.add, self, other)
 
@@ -36,13 +38,15 @@ def zero(dtype: jnp.dtype = jnp.float32) -> Metrics:
     return Metrics(jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def of_batch(logits: jax.Array, labels: jax.Array) -> Metrics:
+def of_batch(logits: jax.Array, labels: jax.Array | np.ndarray) -> Metrics:
     """The sums over one batch of logits `[B, 10]` with labels `[B]`."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
     correct = (logits.argmax(-1).astype(labels.dtype) == labels).sum(dtype=jnp.int32)
     return Metrics(loss, correct, jnp.int32(labels.shape[0]))
 
 
-def confusion_matrix(predictions: jax.Array, labels: jax.Array) -> jax.Array:
+def confusion_matrix(
+    predictions: jax.Array | np.ndarray, labels: jax.Array | np.ndarray
+) -> jax.Array:
     """Counts `[10, 10]` int32: row = label, column = prediction, both `[N]`."""
     return jnp.zeros((CLASSES, CLASSES), jnp.int32).at[labels, predictions].add(1)

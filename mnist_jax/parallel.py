@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,9 +19,10 @@ from jax.sharding import PartitionSpec as P
 from mnist_jax import compilation, train
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
-from mnist_jax.train import Evaluation, Programs, TrainState, Variables
+from mnist_jax.train import Programs, TrainState, Variables
 
 SEEDS, BATCH = "seeds", "batch"
+Devices = Sequence[Any]  # of `jax.Device`, which jaxlib does not declare as a type
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -30,7 +30,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
-def seeds_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def seeds_mesh(devices: Devices | None = None) -> Mesh:
     """A mesh over which `over_seeds` divides the seeds; over all devices that JAX has, if None.
 
     On CPU give JAX a device for each core before it starts: `jax_num_cpu_devices`.
@@ -44,41 +44,49 @@ def over_seeds(
     *,
     mesh: Mesh,
     batch_size: int = 64,
-    test_batch_size: int = 500,
+    test_batch_size: int = train.TEST_BATCH_SIZE,
 ) -> Programs:
     """As `train.compiled`, for many seeds: states, keys, orders and results are `[S, ...]`.
 
     The seeds are divided over the mesh and exchange nothing; each one's results are those of a
-    single run. `S` need not divide by the number of devices.
+    single run. `S` need not divide by the number of devices. `train.fit` runs one seed, so a study
+    calls these programs itself.
 
     Args:
       model: see `train.train_step`.
       tx: see `train.train_step`.
       mesh: see `seeds_mesh`; give splits as `replicate` makes them.
-      batch_size: of training.
-      test_batch_size: of evaluation, see `train.predict`.
+      batch_size: see `train.compiled`.
+      test_batch_size: see `train.compiled`.
     """
+    one = train.uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
 
     def init_state(keys: jax.Array) -> TrainState:
-        return map_seeds(lambda key, _: train.init_state(model, tx, key), keys, (), mesh)
+        return map_seeds(lambda key, _: one.init_state(key), keys, (), mesh)
 
     def train_epoch(
         states: TrainState, split: Split, orders: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        def one(mapped: tuple[TrainState, jax.Array], split: Split) -> tuple[TrainState, Metrics]:
+        def epoch(mapped: tuple[TrainState, jax.Array], split: Split) -> Any:
             state, order = mapped
-            return train.train_epoch(state, split, order, model=model, tx=tx, batch_size=batch_size)
+            return one.train_epoch(state, split, order)
 
-        return map_seeds(one, (states, orders), split, mesh)
+        return map_seeds(epoch, (states, orders), split, mesh)
 
-    def evaluate(variables: Variables, split: Split) -> Evaluation:
-        one = partial(train.evaluate, model=model, batch_size=test_batch_size)
-        return map_seeds(one, variables, split, mesh)
+    def of_variables(function: Callable[[Variables, Split], Any]) -> Any:
+        return lambda variables, split: map_seeds(function, variables, split, mesh)
 
-    return Programs(*map(compilation.jit, (init_state, train_epoch, evaluate)))
+    programs = Programs(
+        init_state=init_state,
+        train_epoch=train_epoch,
+        evaluate=of_variables(one.evaluate),
+        evaluate_batch=of_variables(one.evaluate_batch),
+        recalibrate=of_variables(one.recalibrate),
+    )
+    return Programs(*map(compilation.jit, programs))
 
 
-def batch_mesh(devices: Sequence[jax.Device]) -> Mesh:
+def batch_mesh(devices: Devices) -> Mesh:
     """A mesh over which `over_batch` divides each batch."""
     return Mesh(np.asarray(devices), (BATCH,))
 
@@ -89,7 +97,7 @@ def over_batch(
     *,
     mesh: Mesh,
     batch_size: int = 64,
-    test_batch_size: int = 500,
+    test_batch_size: int = train.TEST_BATCH_SIZE,
 ) -> Programs:
     """As `train.compiled`, each batch of training divided over some devices.
 
@@ -106,7 +114,7 @@ def over_batch(
       tx: see `train.train_step`.
       mesh: see `batch_mesh`; give splits and states as `replicate` makes them.
       batch_size: of all devices together.
-      test_batch_size: of evaluation, see `train.predict`.
+      test_batch_size: see `train.compiled`.
 
     Raises:
       ValueError: the batches do not divide by the number of devices.
@@ -114,16 +122,15 @@ def over_batch(
     if batch_size % mesh.size:
         raise ValueError(f"batches of {batch_size} do not divide by {mesh.size} devices")
     whole, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH))
-    init_state = partial(train.init_state, model, tx)
-    train_epoch = partial(
-        train.train_epoch, model=model, tx=tx, batch_size=batch_size, batch_sharding=divided
+    programs = train.uncompiled(
+        model,
+        tx,
+        batch_size=batch_size,
+        test_batch_size=test_batch_size,
+        batch_sharding=divided,
     )
-    evaluate = partial(train.evaluate, model=model, batch_size=test_batch_size)
     return Programs(
-        *(
-            compilation.jit(function, in_shardings=whole, out_shardings=whole)
-            for function in (init_state, train_epoch, evaluate)
-        )
+        *(compilation.jit(each, in_shardings=whole, out_shardings=whole) for each in programs)
     )
 
 

@@ -24,6 +24,8 @@ from mnist_jax.metrics import Metrics
 
 Variables = Any  # Flax's: {"params": ..., "batch_stats": ...}
 
+TEST_BATCH_SIZE = 500  # how many images `predict` computes at once: it decides memory, not results
+
 
 class TrainState(NamedTuple):
     """All that training changes."""
@@ -50,11 +52,13 @@ class Epoch(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The compiled programs of one network, optimiser and batch size; see `compiled`."""
+    """The functions of this file for one network, optimiser and batch size; see `compiled`."""
 
     init_state: Callable[[chex.PRNGKey], TrainState]
     train_epoch: Callable[[TrainState, Split, jax.Array], tuple[TrainState, Metrics]]
     evaluate: Callable[[Variables, Split], Evaluation]
+    evaluate_batch: Callable[[Variables, Split], Evaluation]  # with each batch's statistics
+    recalibrate: Callable[[Variables, Split], Variables]
 
 
 def init_state(model: nn.Module, tx: optax.GradientTransformation, key: chex.PRNGKey) -> TrainState:
@@ -164,7 +168,7 @@ def predict(
     images: jax.Array | np.ndarray,
     *,
     model: nn.Module,
-    batch_size: int = 500,
+    batch_size: int = TEST_BATCH_SIZE,
     statistics: Literal["running", "batch"] = "running",
 ) -> jax.Array:
     """Logits `[N, 10]` of images `[N, 28, 28, 1]` uint8.
@@ -180,7 +184,7 @@ def predict(
     """
     images = jnp.asarray(images)
 
-    def logits(batch: jax.Array) -> jax.Array:
+    def logits(batch: jax.Array) -> Any:
         if statistics == "running":
             return model.apply(variables, batch, train=False)
         return model.apply(variables, batch, train=True, mutable=["batch_stats"])[0]
@@ -200,7 +204,7 @@ def evaluate(
     split: Split,
     *,
     model: nn.Module,
-    batch_size: int = 500,
+    batch_size: int = TEST_BATCH_SIZE,
     statistics: Literal["running", "batch"] = "running",
 ) -> Evaluation:
     """Predictions and sums over a whole split; the arguments are those of `predict`."""
@@ -210,12 +214,54 @@ def evaluate(
     return Evaluation(metrics.of_batch(logits, jnp.asarray(split.labels)), logits)
 
 
+def recalibrate(
+    variables: Variables, split: Split, *, model: nn.Module, batch_size: int = 64
+) -> Variables:
+    """The same weights with batch normalisation's statistics taken anew from a whole split.
+
+    Running statistics weigh the last few dozen batches of training most, and each of these saw
+    other weights. Here every batch is normalised with its own statistics, as in training, and mean
+    and unbiased variance are averaged over all batches. Each batch counts by its number of images,
+    so that every image counts once. PyTorch with `momentum=None` averages in the same way, but for
+    a last, partial batch, which counts there as much as a whole one.
+
+    Args:
+      variables: the network's, see `variables_of`.
+      split: images `[N, 28, 28, 1]` uint8, taken in their order; the labels are not used.
+      model: the network.
+      batch_size: `B`.
+
+    Returns:
+      The variables with other `batch_stats`; without a block they are what was given.
+
+    Raises:
+      ValueError: a batch, possibly the last one, gives normalisation one value a channel.
+    """
+    if not variables.get("batch_stats"):
+        return variables
+    images = jnp.asarray(split.images)
+    size = images.shape[0]
+    whole = size - size % batch_size
+
+    def add(sums: Any, batch: jax.Array) -> tuple[Any, None]:
+        mutable = ["batch_stats", "batch_moments"]
+        _, updates = model.apply(variables, batch, train=True, mutable=mutable)
+        weight = batch.shape[0]
+        return jax.tree.map(lambda x, y: x + weight * y, sums, updates["batch_moments"]), None
+
+    sums = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    sums, _ = lax.scan(add, sums, images[:whole].reshape(-1, batch_size, *images.shape[1:]))
+    if whole < size:
+        sums, _ = add(sums, images[whole:])
+    return {**variables, "batch_stats": jax.tree.map(lambda x: x / size, sums)}
+
+
 def compiled(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
     batch_size: int = 64,
-    test_batch_size: int = 500,
+    test_batch_size: int = TEST_BATCH_SIZE,
 ) -> Programs:
     """The functions above for one network, jitted with the options that suit the device.
 
@@ -225,19 +271,42 @@ def compiled(
     Args:
       model: see `train_step`.
       tx: see `train_step`.
-      batch_size: of training.
-      test_batch_size: of evaluation, see `predict`.
+      batch_size: of training, of `evaluate_batch` and of `recalibrate`.
+      test_batch_size: of `evaluate`, see `predict`.
     """
+    programs = uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
     # Drawing runs once, so the time to compile it counts: 0.5 s in place of 0.7.
-    quickly = {"xla_backend_optimization_level": 1}
+    quickly = compilation.options() | {"xla_backend_optimization_level": 1}
+    return Programs(*map(compilation.jit, programs))._replace(
+        init_state=jax.jit(programs.init_state, compiler_options=quickly)
+    )
+
+
+def uncompiled(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    batch_size: int = 64,
+    test_batch_size: int = TEST_BATCH_SIZE,
+    batch_sharding: jax.sharding.Sharding | None = None,
+) -> Programs:
+    """As `compiled`, but not jitted: for `jax.jit` with other options, `jax.vmap` and the like.
+
+    Args:
+      model: see `train_step`.
+      tx: see `train_step`.
+      batch_size: see `compiled`.
+      test_batch_size: see `compiled`.
+      batch_sharding: see `train_epoch`.
+    """
     return Programs(
-        init_state=jax.jit(
-            partial(init_state, model, tx), compiler_options=compilation.options() | quickly
+        init_state=partial(init_state, model, tx),
+        train_epoch=partial(
+            train_epoch, model=model, tx=tx, batch_size=batch_size, batch_sharding=batch_sharding
         ),
-        train_epoch=compilation.jit(
-            partial(train_epoch, model=model, tx=tx, batch_size=batch_size)
-        ),
-        evaluate=compilation.jit(partial(evaluate, model=model, batch_size=test_batch_size)),
+        evaluate=partial(evaluate, model=model, batch_size=test_batch_size),
+        evaluate_batch=partial(evaluate, model=model, batch_size=batch_size, statistics="batch"),
+        recalibrate=partial(recalibrate, model=model, batch_size=batch_size),
     )
 
 
@@ -250,7 +319,7 @@ def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Progra
       test_size: examples of the test split.
 
     Returns:
-      Programs that take arrays of these sizes only.
+      Programs of which the first three take arrays of these sizes only.
     """
 
     def split(size: int) -> Split:
@@ -269,7 +338,11 @@ def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Progra
         train_epoch = compile_beside(programs.train_epoch, state, split(train_size), order)
         init_state = compile_beside(programs.init_state, key)
         evaluate = compile_beside(programs.evaluate, variables_of(state), split(test_size))
-        return Programs(init_state.result(), train_epoch.result(), evaluate.result())
+        return programs._replace(
+            init_state=init_state.result(),
+            train_epoch=train_epoch.result(),
+            evaluate=evaluate.result(),
+        )
 
 
 def fit(

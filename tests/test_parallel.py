@@ -111,6 +111,18 @@ def test_each_seed_equals_its_single_run(split, placement):
     assert_same(tested, stacked([single(placement).evaluate(one, split) for one in variables]))
 
 
+@pytest.mark.parametrize("name", ["evaluate_batch", "recalibrate"])
+def test_the_other_programs_too(split, name):
+    states, _ = seeds_of("before_fc1", 3)
+    variables = [train.variables_of(state) for state in states]
+    expected = [getattr(single("before_fc1"), name)(one, split) for one in variables]
+    shared = parallel.replicate(split, parallel.seeds_mesh(jax.devices()[:2]))
+    mapped = getattr(over_seeds("before_fc1"), name)(stacked(variables), shared)
+    assert_same(mapped, stacked(expected))
+    divided = getattr(over_batch("before_fc1", 2), name)(variables[0], split)
+    assert_same(divided, expected[0], rtol=1e-4, atol=3e-6)
+
+
 def test_initial_states_are_those_of_single_runs():
     keys = jax.random.split(jax.random.key(0), 3)
     ours = over_seeds("none").init_state(keys)

@@ -93,6 +93,9 @@ def distance(a, b) -> float:
     return float(sum(jax.tree.leaves(squares))) ** 0.5
 
 
+ORDER = [0, 3, 9, 5, 1, 8, 4, 6, 2, 7]  # of key 0 in epoch 1
+
+
 class TestEpochOrder:
     @pytest.mark.parametrize("size", [1, 64, 1000])
     def test_is_a_permutation(self, size):
@@ -108,6 +111,11 @@ class TestEpochOrder:
         orders = [order(*pair) for pair in pairs]
         assert orders == [order(*pair) for pair in pairs]
         assert len({*orders, tuple(range(100))}) == len(pairs) + 1
+
+    def test_is_pinned(self):
+        """Another order trains other weights, and a continued run would not be the run."""
+        order = train.epoch_order(jax.random.key(0), 1, 10)
+        np.testing.assert_array_equal(order, ORDER, err_msg="see GOLDEN")
 
     def test_is_the_same_under_jit_and_for_a_traced_epoch(self):
         key = jax.random.key(0)
@@ -227,6 +235,118 @@ def test_predictions_keep_the_order_of_the_images(splits, after_one):
     assert evaluated.metrics.correct == (logits.argmax(-1) == test.labels).sum()
 
 
+def test_five_images_are_predicted(splits, after_one):
+    """As they come from the split, with the batch size left alone."""
+    variables, images = train.variables_of(after_one[0]), np.asarray(splits[1].images)
+    logits = train.predict(variables, images[:5], model=MODEL)
+    assert logits.shape == (5, 10)
+    assert_close(logits, train.predict(variables, images, model=MODEL)[:5])
+
+
+def in_numpy(variables, images, statistics=None):
+    """`Tiny` in numpy and float64: logits, and mean and variance of what is normalised.
+
+    It normalises with `statistics`, or with those of the images.
+    """
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    x = (np.asarray(images, np.float64)[:, ::4, ::4, 0] / 255 - 0.5) / 0.5
+    x = x.reshape(-1, 49) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]  # [N, 16]
+    mean, var = map(np.asarray, statistics or (x.mean(0), x.var(0)))
+    norm = params["BatchNorm_0"]
+    y = (x - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+    logits = np.maximum(y, 0) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+    return logits, x.mean(0), x.var(0, ddof=1)
+
+
+def test_the_plain_computation_is_the_networks(splits, after_one):
+    variables, test = train.variables_of(after_one[0]), splits[1]
+    running = variables["batch_stats"]["BatchNorm_0"]
+    expected, *_ = in_numpy(variables, test.images, (running["mean"], running["var"]))
+    assert_close(train.predict(variables, test.images, model=MODEL), expected)
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 77, 500])
+def test_statistics_of_each_batch(splits, after_one, batch_size):
+    """What PyTorch computes without a call of `eval()`: each batch is normalised by itself."""
+    variables, test = train.variables_of(after_one[0]), splits[1]
+    cuts = range(batch_size, 77, batch_size)
+    parts = [in_numpy(variables, part)[0] for part in np.split(np.asarray(test.images), cuts)]
+    expected = np.concatenate(parts)
+    found = programs(batch_size=batch_size).evaluate_batch(variables, test)
+    assert_close(found.logits, expected, 1e-4)
+    assert found.metrics.correct == (expected.argmax(-1) == test.labels).sum()
+    assert found.metrics.count == 77
+    predicted = train.predict(
+        variables, test.images, model=MODEL, batch_size=batch_size, statistics="batch"
+    )
+    assert_close(predicted, expected, 1e-4)
+    running = programs().evaluate(variables, test)
+    assert np.abs(found.logits - running.logits).max() > 0.01
+
+
+class TestRecalibrate:
+    @pytest.mark.parametrize("batch_size", [32, 64, 100, 300])
+    def test_is_a_mean_over_batches_in_which_every_image_counts_once(
+        self, splits, after_one, batch_size
+    ):
+        variables, images = train.variables_of(after_one[0]), np.asarray(splits[0].images)
+        batches = np.split(images, range(batch_size, 200, batch_size))
+        moments = [in_numpy(variables, batch)[1:] for batch in batches]
+        mean, var = np.average(moments, axis=0, weights=[len(batch) for batch in batches])
+        found = programs(batch_size=batch_size).recalibrate(variables, splits[0])
+        expected = {"BatchNorm_0": {"mean": mean, "var": var}}
+        assert_close(found["batch_stats"], expected)
+        assert_equal(found["params"], variables["params"])
+        # The first layer that is normalised sees each image alone, so its mean is that of them all.
+        assert_close(found["batch_stats"]["BatchNorm_0"]["mean"], in_numpy(variables, images)[1])
+        assert distance(found["batch_stats"], variables["batch_stats"]) > 0.1
+
+    @pytest.mark.parametrize("placement", ["before_fc1", "after_fc1"])
+    def test_averages_what_training_would_have_accumulated(self, splits, placement):
+        """Applied from statistics of 0, training leaves a tenth of each batch's own."""
+        model = LeNet(placement)
+        variables = train.variables_of(programs(model).init_state(jax.random.key(0)))
+        zero = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+
+        @jax.jit
+        def tenth(images):
+            given = variables | {"batch_stats": zero}
+            return model.apply(given, images, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+        expected = zero
+        for batch in jnp.split(splits[0].images, list(range(BATCH, 200, BATCH))):
+            share = 10 * len(batch) / 200
+            expected = jax.tree.map(lambda x, y, share=share: x + share * y, expected, tenth(batch))
+        found = programs(model).recalibrate(variables, splits[0])
+        assert_close(found["batch_stats"], expected, 2e-5)
+        assert_equal(found["params"], variables["params"])
+
+    def test_a_split_twice_has_the_same_statistics(self, splits, after_one):
+        """They are means, not sums: they know nothing of the number of batches."""
+        variables, whole = train.variables_of(after_one[0]), first(splits[0], 6 * BATCH)
+        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), whole)
+        once = programs().recalibrate(variables, whole)
+        assert_close(programs().recalibrate(variables, twice), once, 1e-6)
+
+    def test_does_not_depend_on_the_statistics_before(self, splits, after_one):
+        variables = train.variables_of(after_one[0])
+        others = variables | {
+            "batch_stats": jax.tree.map(lambda x: x + 3, variables["batch_stats"])
+        }
+        found = [programs().recalibrate(given, splits[0]) for given in (variables, others)]
+        assert_equal(*found)
+
+    def test_leaves_a_network_without_a_block_alone(self, splits):
+        model = LeNet("none")
+        variables = train.variables_of(programs(model).init_state(jax.random.key(0)))
+        assert_equal(programs(model).recalibrate(variables, splits[0]), variables)
+        assert train.recalibrate(variables, splits[0], model=model) is variables
+
+    def test_a_last_batch_of_one_is_refused(self, splits, after_one):
+        with pytest.raises(ValueError, match="one value a channel"):
+            programs(batch_size=199).recalibrate(train.variables_of(after_one[0]), splits[0])
+
+
 @jax.custom_vjp
 def without_gradient(x):
     return x
@@ -291,6 +411,111 @@ def test_fit_follows_epoch_order_and_evaluates_after_the_epoch(splits, start):
         tested = programs().evaluate(train.variables_of(state), splits[1])
         assert_equal(epoch, train.Epoch(number, state, sums, tested))
     assert next(epochs, None) is None
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("done", [1, 3])
+def test_a_run_that_is_continued_is_the_run(splits, placement, done):
+    """Bit for bit: `fit` needs the state and the number of epochs behind it, and nothing else."""
+    ours, key = programs(LeNet(placement)), functools.partial(jax.random.key, 1)
+    start = ours.init_state(jax.random.key(0))
+    whole = list(train.fit(ours, start, *splits, key(), epochs=4))
+    state = jax.tree.map(np.array, whole[done - 1].state)  # as from a file
+    rest = list(train.fit(ours, state, *splits, key(), epochs=4, done=done))
+    assert_equal(rest, whole[done:])
+    assert list(train.fit(ours, state, *splits, key(), epochs=done, done=done)) == []
+
+
+class TestNumpy:
+    """Splits as `load_mnist` returns them, numpy arrays, in every function as first guessed."""
+
+    @pytest.fixture
+    def pure(self):
+        return {"model": MODEL, "tx": TX, "batch_size": BATCH}
+
+    def test_train_epoch(self, synthetic, start, order, after_one, pure):
+        assert {type(array) for array in synthetic[0]} == {np.ndarray}
+        found = train.train_epoch(start, synthetic[0], np.asarray(order), **pure)
+        assert_close(found, after_one, 1e-4)
+
+    def test_train_epoch_in_a_jit_of_the_users(self, synthetic, start, order, after_one, pure):
+        epoch = jax.jit(functools.partial(train.train_epoch, **pure))
+        assert_close(epoch(start, synthetic[0], order), after_one, 1e-4)
+
+    def test_train_step(self, synthetic, start, splits):
+        found = train.train_step(start, first(synthetic[0], 8), model=MODEL, tx=TX)
+        assert_close(found, train_step(start, first(splits[0], 8)))
+
+    def test_evaluate_and_predict(self, synthetic, after_one, splits):
+        variables = train.variables_of(after_one[0])
+        found = train.evaluate(variables, synthetic[1], model=MODEL)
+        assert_close(found, programs().evaluate(variables, splits[1]))
+        predicted = train.predict(variables, synthetic[1].images, model=MODEL)
+        assert_close(predicted, found.logits)
+
+    def test_recalibrate(self, synthetic, after_one, splits):
+        variables = train.variables_of(after_one[0])
+        found = train.recalibrate(variables, synthetic[0], model=MODEL, batch_size=BATCH)
+        assert_close(found, programs().recalibrate(variables, splits[0]))
+
+    def test_fit(self, synthetic, start, splits):
+        ours, theirs = (
+            list(train.fit(programs(), start, *given, jax.random.key(1), epochs=2))
+            for given in (synthetic, splits)
+        )
+        assert_equal(ours, theirs)
+
+
+def test_compiled_ahead_of_time_is_the_same(splits, start, order, after_one):
+    ours = train.ahead_of_time(programs(), 200, 77)
+    assert_equal(ours.init_state(jax.random.key(0)), start)
+    assert_equal(ours.train_epoch(start, splits[0], order), after_one)
+    variables = train.variables_of(start)
+    assert_equal(ours.evaluate(variables, splits[1]), programs().evaluate(variables, splits[1]))
+    with pytest.raises(TypeError):
+        ours.evaluate(variables, splits[0])  # of another size
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_nothing_is_moved_between_host_and_device(splits, placement):
+    """Neither in an epoch nor in an evaluation, once data, state and order are on the device."""
+    ours = programs(LeNet(placement))
+    state = ours.init_state(jax.random.key(0))
+    order = train.epoch_order(jax.random.key(1), 1, 200)
+    with jax.transfer_guard("disallow"):
+        state, _ = ours.train_epoch(state, splits[0], order)
+        variables = train.variables_of(state)
+        ours.evaluate(variables, splits[1])
+        ours.evaluate_batch(variables, splits[1])
+        ours.recalibrate(variables, splits[0])
+
+
+def test_the_guard_would_notice(synthetic, start, order):
+    with (
+        jax.transfer_guard("disallow"),
+        pytest.raises(Exception, match="Disallowed host-to-device"),
+    ):
+        programs().train_epoch(start, synthetic[0], order)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_everything_lowers_for_accelerators(splits, placement):
+    """Nothing but the CPU's own kernels depends on the platform; no such device is needed."""
+    pure = train.uncompiled(LeNet(placement), TX, batch_size=BATCH)
+    state = jax.eval_shape(pure.init_state, jax.random.key(0))
+    order = jax.ShapeDtypeStruct((200,), jnp.int32)
+    variables = train.variables_of(state)
+    for function, arguments in (
+        (pure.train_epoch, (state, splits[0], order)),
+        (pure.evaluate, (variables, splits[1])),
+        (pure.evaluate_batch, (variables, splits[1])),
+        (pure.recalibrate, (variables, splits[0])),
+    ):
+        for platform in ("cuda", "rocm", "tpu"):
+            exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
+            assert exported.platforms == (platform,)
+            if function is not pure.recalibrate or placement != "none":
+                assert "stablehlo.convolution" in exported.mlir_module()
 
 
 def test_float64_all_the_way(synthetic):
