@@ -111,7 +111,7 @@ def dataset_folder(
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     try:
         return root.expanduser() / dataset / VERSION
-    except RuntimeError as error:  # of pathlib: no such user, or no home at all
+    except RuntimeError as error:  # pathlib's way to say: no such user, or no home at all
         raise DataError(f"the data directory {root}: {error}", "data_dir") from error
 
 

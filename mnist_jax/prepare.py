@@ -3,6 +3,10 @@
 In the data directory lie the stock dataset, such as `mnist/3.0.1`, and in its folder `mnist_jax`
 the decoded arrays as raw bytes, without a header that no digest would cover, and the digests they
 must have. The arrays keep TFDS's fixed order.
+
+A dataset appears whole or not at all: it is written aside, read back, flushed to the disk and only
+then renamed. A file lock lets one process at a time write in a data directory. So whatever an
+earlier process left aside belongs to none that lives, and the next one removes it.
 """
 
 import contextlib
@@ -11,31 +15,50 @@ import io
 import json
 import logging
 import os
+import shutil
 import struct
-import tempfile
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import filelock
 import jax
 import numpy as np
 
 from mnist_jax import sources
-from mnist_jax.sources import DataError
+from mnist_jax.sources import FILES, DataError
 
 log = logging.getLogger("mnist_jax")
 
 # SHA-256 of the decoded arrays in TFDS's order, labels as uint8, computed from the original files
-# whose checksums TFDS registers. They judge a dataset that another program prepared, too. The
-# other two data sets have only the digests recorded when we prepared them from their originals.
+# whose checksums TFDS registers. They judge a dataset that another program prepared, too. KMNIST
+# has only the digests recorded when it was prepared from its originals.
 DIGESTS: dict[str, dict[str, str]] = {
     "mnist": {
         "train_images": "59edd5ea35c0062957306cacba8ae47e71e2c56261f4ca10230aacc14943dd3b",
         "train_labels": "2736d7d4fa861b3eb5cf799ed3247c49ba46c5b056b3b4aceabec80fbf37b0f7",
         "test_images": "a85d8dffc6063fb89dcbc2122651701e7bbc18837f940fc9d76df48c224558ca",
         "test_labels": "927a9033bdc84a359f1400c691c7eaa8ab1838a0d81e3cc55ed2b4a1dfe95e69",
-    }
+    },
+    "fashion_mnist": {
+        "train_images": "d6f7acb83157a75006f04dbae6822f88b1bb1651cef953707c39831d938776a3",
+        "train_labels": "d9cabb237f24364b504cbbac96fd14c13e12dfb57fe27ee9e1c469b4539a4b4c",
+        "test_images": "a84f70bc4eaa1b2c5e671e99525a60f9dbe89328fa62013e4aa30ba11800c4df",
+        "test_labels": "23f3e82766329d177b7800d1745a355d60ee8031a5c5a684fea01b1983f2d170",
+    },
 }
+
+OURS = "mnist_jax"  # the folder beside TFDS's files
+LOCK = ".mnist_jax.lock"
+ASIDE = "incomplete.mnist_jax"
+
+
+class _Record(NamedTuple):
+    """SHA-256 of what a prepared dataset consists of."""
+
+    arrays: dict[str, str]  # by the names in `FILES`
+    files: dict[str, str]  # by file name; empty where another program prepared the dataset
 
 
 def load(folder: Path, mirror: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
@@ -52,39 +75,79 @@ def load(folder: Path, mirror: str | os.PathLike[str] | None = None) -> dict[str
     Raises:
       DataError: the data cannot be had, or a digest is not what it must be.
     """
-    root, dataset = folder.parents[1], folder.parent.name
-    try:
-        if root.exists() and not root.is_dir():
-            raise DataError(f"the data directory {root} is no directory", "data_dir")
-        if not folder.exists():
-            _prepare(root, folder, dataset, mirror)
-        expected = _expected(folder, dataset)
-        if (arrays := _read_cache(folder, expected)) is None:
-            log.info("data: decoding the prepared dataset in %s, once, about 10 s", folder)
-            arrays = _decode(folder, dataset, expected)
-            _write_cache(folder, arrays)
-        else:
-            log.info("data: prepared dataset in %s, decoded arrays from its cache", folder)
-    except OSError as error:
-        raise DataError(f"the data directory {root} cannot be used: {error}", "data_dir") from error
+    if not is_prepared(folder):
+        prepare(folder, mirror)
+    arrays, cached = read(folder)
+    if not cached:
+        _cache(folder, arrays)
     return arrays
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether there is a dataset in `folder`, sound or not; an empty folder is none.
+
+    Raises:
+      DataError: something on the way to `folder` is no directory, or cannot be searched.
+    """
+    with _in_data_directory(folder):
+        try:
+            return any(folder.iterdir())
+        except FileNotFoundError:
+            return False
+
+
+def prepare(folder: Path, mirror: str | os.PathLike[str] | None = None) -> None:
+    """Fetches the original files and has TFDS write the dataset; arguments as in `load`.
+
+    Raises:
+      DataError: as in `load`; there is no dataset then, and no part of one.
+    """
+    root, dataset = folder.parents[1], folder.parent.name
+    _check_name(folder)
+    with _in_data_directory(folder):
+        root.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if is_prepared(folder):  # by the process that had the lock
+            return
+        arrays = sources.fetch(dataset, originals(dataset), mirror)
+        log.info("data: preparing %s with TFDS in %s, once, about 10 s", dataset, folder)
+        aside = root / ASIDE
+        with _in_data_directory(folder):
+            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                aside.mkdir()
+                _write_dataset(aside, dataset, folder.name, arrays)
+                _complete(aside, arrays)
+                folder.parent.mkdir(exist_ok=True)
+                aside.rename(folder)
+                _flush(folder.parent, root)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def read(folder: Path) -> tuple[dict[str, np.ndarray], bool]:
+    """Reads a prepared dataset and writes nothing.
+
+    Returns:
+      The arrays of `load`, and whether they came from the cache.
+
+    Raises:
+      DataError: no dataset, or a digest is not what it must be.
+    """
+    record = _recorded(folder)
+    if isinstance(arrays := _cached(folder, record), dict):
+        log.info("data: prepared dataset in %s, decoded arrays from its cache", folder)
+        return arrays, True
+    _check_name(folder)
+    once = "once" if os.access(folder, os.W_OK) else "each time, as nothing can be written there"
+    log.info("data: decoding the dataset in %s, about 5 s, %s: %s", folder, once, arrays)
+    remedy = f"remove {folder} to have it prepared anew"
+    return _decode(folder, record, remedy), False
 
 
 def digests(arrays: Mapping[str, np.ndarray | jax.Array]) -> dict[str, str]:
     """SHA-256 of each array's bytes as uint8, in hexadecimal."""
     return {name: _sha256(np.ascontiguousarray(a, np.uint8).data) for name, a in arrays.items()}
-
-
-def _sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _stock(dataset: str) -> Any:
-    """TFDS's own builder class."""
-    import tensorflow_datasets as tfds  # here, not above: 1 s that a second start does not need
-
-    names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-    return getattr(tfds.image_classification, names[dataset])
 
 
 def originals(dataset: str) -> dict[str, sources.Original]:
@@ -95,39 +158,61 @@ def originals(dataset: str) -> dict[str, sources.Original]:
     }
 
 
-def _prepare(root: Path, folder: Path, dataset: str, mirror: str | os.PathLike[str] | None) -> None:
-    """Writes the stock dataset to `folder`, all or nothing: aside first, then renamed."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"incomplete.{dataset}.", dir=root) as aside:
-        arrays = sources.fetch(dataset, originals(dataset), mirror)
-        log.info("data: preparing %s with TFDS in %s, once, about 10 s", dataset, folder)
-        prepared = _write_dataset(Path(aside), dataset, folder.name, arrays)
-        cache = prepared / "mnist_jax"
-        cache.mkdir()
-        in_order = {name: array[_tfds_order(name, len(array))] for name, array in arrays.items()}
-        files = {file.name: _sha256(file.read_bytes()) for file in prepared.glob(f"{dataset}-*")}
-        (cache / "digests.json").write_text(json.dumps(digests(in_order) | files, indent=2))
-        folder.parent.mkdir(exist_ok=True)
-        try:
-            prepared.rename(folder)
-        except OSError:
-            # Another process was faster; its dataset is judged like any other.
-            if not folder.exists():
-                raise
+def _stock(dataset: str) -> Any:
+    """TFDS's own builder class."""
+    import tensorflow_datasets as tfds  # here, not above: 1 s that a second start does not need
+
+    names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+    return getattr(tfds.image_classification, names[dataset])
 
 
-def _tfds_order(name: str, size: int) -> np.ndarray:
-    """The fixed order in which TFDS stores a split: ascending md5 of split name and index."""
-    split = name.split("_")[0]
-    return np.asarray(
-        sorted(range(size), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
-    )
+@contextlib.contextmanager
+def _in_data_directory(folder: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a DataError. No log line is written in here."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.filename is not None:
+            reason += f", {os.fsdecode(error.filename)}"
+        root = folder.parents[1]
+        message = f"the data directory {root} cannot be used: {reason}"
+        raise DataError(message, "data_dir") from error
+
+
+def _check_name(folder: Path) -> None:
+    """Refuses a folder that TFDS and array_record, to which a name is UTF-8, would not find."""
+    if os.fsencode(folder) != str(folder).encode(errors="replace"):
+        encoding = sys.getfilesystemencoding()
+        raise DataError(
+            f"the data directory {folder.parents[1]} has a name that is not UTF-8 in this locale, "
+            f"whose encoding is {encoding}; PYTHONUTF8=1 makes it UTF-8",
+            "data_dir",
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes in the data directory."""
+    root = folder.parents[1]
+    # Readable and writable by all, as a data directory may be shared by several users.
+    lock = filelock.FileLock(root / LOCK, mode=0o666)
+    with _in_data_directory(folder), contextlib.suppress(filelock.Timeout):
+        lock.acquire(blocking=False)
+    if not lock.is_locked:
+        log.info("data: waiting for another process that prepares data in %s", root)
+        with _in_data_directory(folder):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_dataset(
-    root: Path, dataset: str, version: str, arrays: Mapping[str, np.ndarray]
-) -> Path:
-    """Has TFDS write the dataset under `root`; returns its folder."""
+    folder: Path, dataset: str, version: str, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Has TFDS write the files of the dataset, and puts them into `folder`."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -137,8 +222,15 @@ def _write_dataset(
     class Builder(stock, skip_registration=True):  # pyright: ignore
         """The stock builder, less what needs TensorFlow: its download, GFile and PNG encoder."""
 
+        __module__ = stock.__module__  # TFDS writes it into the dataset
         name = dataset
         VERSION = tfds.core.Version(version)
+
+        def _info(self) -> Any:
+            info = super()._info()
+            # It would look for a bucket of Google's and leave an empty temporary folder behind.
+            info.initialize_from_bucket = lambda: None
+            return info
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
             del dl_manager  # the files are here and checked
@@ -149,52 +241,107 @@ def _write_dataset(
             for index, (image, label) in enumerate(pairs):
                 yield index, {"image": Image.fromarray(image), "label": int(label)}
 
+    root = folder / "tfds"
     silence = io.StringIO()  # TFDS prints and draws progress bars; this library does neither
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        builder = Builder(data_dir=root, file_format="array_record")
-        builder.download_and_prepare()
-    return Path(builder.data_dir)
+        try:
+            Builder(data_dir=root, file_format="array_record").download_and_prepare()
+        except Exception as error:  # a full disk, for one, is whatever TFDS makes of it
+            raise OSError(f"TFDS could not write {dataset}: {error}") from error
+    for file in (root / dataset / version).iterdir():
+        file.rename(folder / file.name)
+    shutil.rmtree(root)
 
 
-def _expected(folder: Path, dataset: str) -> dict[str, str]:
-    """The digests that the arrays and, if we prepared it, the files in `folder` must have."""
-    record = folder / "mnist_jax" / "digests.json"
+def _complete(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Puts our record and cache beside TFDS's files, all read back and on the disk."""
+    in_order = {name: array[_tfds_order(name, len(array))] for name, array in arrays.items()}
+    files = {file.name: _sha256(file.read_bytes()) for file in folder.iterdir()}
+    record = _Record(digests(in_order), files)
+    written = _decode(folder, record, "the disk did not keep what was written")
+    ours = folder / OURS
+    ours.mkdir()
+    (ours / "digests.json").write_text(_dump(record), encoding="utf-8")
+    _write_arrays(ours, written)
+    _flush(*(folder / name for name in files), *ours.iterdir(), ours, folder)
+
+
+def _flush(*paths: Path) -> None:
+    """Waits until these files and directories are on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            if not path.is_dir():  # some network file systems cannot flush directories
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def _tfds_order(name: str, size: int) -> np.ndarray:
+    """The fixed order in which TFDS stores a split: ascending md5 of split name and index."""
+    split = name.split("_")[0]
+    return np.asarray(
+        sorted(range(size), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
+    )
+
+
+def _dump(record: _Record) -> str:
+    entries = record._asdict()
+    checksum = _sha256(json.dumps(entries).encode())
+    return json.dumps(entries | {"checksum": checksum}, indent=2)
+
+
+def _recorded(folder: Path) -> _Record:
+    """What was recorded when the dataset was prepared, and what is known without a record."""
+    dataset = folder.parent.name
+    file = folder / OURS / "digests.json"
     try:
-        expected = {**json.loads(record.read_text())}
-    except (OSError, ValueError, TypeError):
-        expected = {}
-    expected |= DIGESTS.get(dataset, {})
-    if not expected.keys() >= sources.FILES.keys():
+        text = file.read_text(encoding="utf-8")
+        entries = json.loads(text)
+        record = _Record(entries["arrays"], entries["files"])
+        if text != _dump(record):
+            raise ValueError("its checksum is another")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        if dataset in DIGESTS:
+            return _Record(DIGESTS[dataset], {})
         raise DataError(
-            f"{record}: no record of the digests of this dataset, so another program prepared it; "
-            f"remove {folder} to have it prepared from its originals",
+            f"{file} is absent or damaged, so that nothing tells whether the data are right; "
+            f"remove {folder} to have it prepared from the original files",
             "data_dir",
-        )
-    return expected
+        ) from error
+    return record._replace(arrays=record.arrays | DIGESTS.get(dataset, {}))
 
 
-def _decode(folder: Path, dataset: str, expected: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Reads the prepared dataset through TFDS and checks what was read."""
-    remedy = f"remove {folder} and start again to have it prepared anew"
-    for file in (folder / name for name in expected if name not in sources.FILES):
-        found = _sha256(file.read_bytes()) if file.exists() else "no file"
-        if found != expected[file.name]:
-            raise sources.mismatch(file, expected[file.name], found, remedy, "data_dir")
+def _decode(folder: Path, record: _Record, remedy: str) -> dict[str, np.ndarray]:
+    """Reads the prepared dataset through TFDS and checks what is read."""
+
+    def bad(file: object, expected: str, found: str) -> DataError:
+        return sources.mismatch(file, expected, found, remedy, "data_dir")
+
+    # Before TFDS sees the files: damaged ones could make it do anything.
+    for file, expected in ((folder / name, digest) for name, digest in record.files.items()):
+        try:
+            found = _sha256(file.read_bytes())
+        except OSError as error:
+            raise bad(file, expected, f"no file ({error.strerror})") from error
+        if found != expected:
+            raise bad(file, expected, found)
     arrays = {}
     for split in ("train", "test"):
-        file = next(iter(sorted(folder.glob(f"{dataset}-{split}.*"))), folder)
+        file = next(iter(sorted(folder.glob(f"*-{split}.*"))), folder)
         names = (f"{split}_images", f"{split}_labels")
         try:
             images, labels = zip(*_examples(folder, split), strict=True)
+            read = np.stack(images), np.asarray(labels, np.uint8)
         except Exception as error:  # a damaged file fails anywhere in TFDS and array_record
             reason = f"nothing decodable ({type(error).__name__})"
-            raise sources.mismatch(file, expected[names[0]], reason, remedy, "data_dir") from error
-        arrays.update(zip(names, (np.stack(images), np.asarray(labels, np.uint8)), strict=True))
+            raise bad(file, record.arrays[names[0]], reason) from error
+        arrays.update(zip(names, read, strict=True))
         for name, found in digests({name: arrays[name] for name in names}).items():
-            if found != expected[name]:
-                raise sources.mismatch(
-                    f"{file} ({name})", expected[name], found, remedy, "data_dir"
-                )
+            if found != record.arrays[name]:
+                raise bad(f"{file} ({name})", record.arrays[name], found)
     return arrays
 
 
@@ -228,31 +375,48 @@ def _tfrecords(files: Any) -> Iterator[bytes]:
                 stream.read(4)
 
 
-def _read_cache(folder: Path, expected: Mapping[str, str]) -> dict[str, np.ndarray] | None:
-    """The cached arrays, or None if any is missing or bad; a bad one is removed."""
+def _cached(folder: Path, record: _Record) -> dict[str, np.ndarray] | str:
+    """The cached arrays, or what is wrong with one of them."""
     arrays = {}
-    for name in sources.FILES:
-        file = folder / "mnist_jax" / f"{name}.bin"
+    for name in FILES:
+        file = folder / OURS / f"{name}.bin"
         try:
-            arrays[name] = np.fromfile(file, np.uint8)
-        except FileNotFoundError:
-            return None
-        if (found := _sha256(arrays[name].data)) != (digest := expected[name]):
-            log.info("data: %s", sources.mismatch(file, digest, found, "rebuilt", "data_dir"))
-            file.unlink(missing_ok=True)
-            return None
-        if name.endswith("images"):
-            arrays[name] = arrays[name].reshape(-1, 28, 28, 1)
+            array = np.fromfile(file, np.uint8)
+        except OSError as error:
+            return f"{file}: {error.strerror}"
+        if (found := _sha256(array.data)) != (expected := record.arrays[name]):
+            return f"{file}: expected SHA-256 {expected}, found {found}"
+        arrays[name] = array.reshape(-1, 28, 28, 1) if name.endswith("images") else array
     return arrays
 
 
-def _write_cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    cache = folder / "mnist_jax"
+def _cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the cache, unless it cannot be written: then the next start decodes again."""
+    if not os.access(folder, os.W_OK):
+        return
+    ours = folder / OURS
     try:
-        cache.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="incomplete.", dir=cache) as aside:
-            for name, array in arrays.items():
-                array.tofile(file := Path(aside) / f"{name}.bin")
-                file.replace(cache / file.name)
-    except OSError as error:  # a shared, read-only dataset can be used all the same, only slower
-        log.info("data: the decoded arrays cannot be cached in %s: %s", cache, error.strerror)
+        with _locked(folder), _in_data_directory(folder):
+            ours.mkdir(exist_ok=True)
+            _write_arrays(ours, arrays)
+    except DataError as error:
+        log.info("data: the decoded arrays cannot be cached: %s", error)
+
+
+def _write_arrays(ours: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes those files of `_cached` that are absent or wrong, each whole or not at all."""
+    # Always the same name: what a killed process leaves is overwritten by the next, which has
+    # something to write, as the file that was to be replaced is still absent or wrong.
+    aside = ours / ASIDE
+    try:
+        for name, array in arrays.items():
+            file = ours / f"{name}.bin"
+            if not file.is_file() or file.read_bytes() != array.data.tobytes():
+                aside.write_bytes(array.data)
+                aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,5 +1,6 @@
 """Splits, pixels and where the data lie. How they get there is for `test_prepare.py`."""
 
+import gzip
 import hashlib
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sources import made_up
+from conftest import MIRROR
+from test_sources import idx, made_up
 
 from mnist_jax import data, prepare, sources
 from mnist_jax.data import PIXELS, DataError, Pixels, load_mnist, normalise
@@ -129,3 +131,21 @@ def test_the_pixels_named_mnist_have_the_moments_of_the_training_images(mnist):
     train, _ = mnist
     moments = np.mean(train.images / 255), np.std(train.images / 255)
     np.testing.assert_allclose(moments, PIXELS["mnist"], atol=5e-5)
+
+
+def test_registered_checksums_are_those_of_tfds():
+    for dataset in get_args(data.DatasetName):
+        originals = prepare.originals(dataset)
+        assert originals.keys() == set(sources.FILES.values())
+        for file, original in originals.items():
+            assert original.url.endswith(file)
+            assert original.size > 1000 and len(original.sha256) == 64
+
+
+@pytest.mark.mnist
+def test_what_the_wheel_must_give_are_the_original_files(mnist_dir):
+    del mnist_dir  # for its skip
+    for name, file in sources.FILES.items():
+        original = gzip.decompress((MIRROR / file).read_bytes())
+        assert hashlib.sha256(original).hexdigest() == sources.IDX_SHA256["mnist"][name]
+        assert idx(sources._parse_idx(original)) == original
