@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from mnist_jax import sources
+from mnist_jax.disk import INCOMPLETE, open_regular, read_regular, sync_directory, write_whole
 from mnist_jax.sources import FILES, DataError
 
 log = logging.getLogger("mnist_jax")
@@ -120,7 +121,8 @@ def prepare(folder: Path, mirror: str | os.PathLike[str] | None = None) -> None:
                 _complete(aside, arrays)
                 folder.parent.mkdir(exist_ok=True)
                 aside.rename(folder)
-                _flush(folder.parent, root)
+                sync_directory(folder.parent)
+                sync_directory(root)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
 
@@ -196,7 +198,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Waits until no other process writes in the data directory."""
     root = folder.parents[1]
     # Readable and writable by all, as a data directory may be shared by several users.
-    lock = filelock.FileLock(root / LOCK, mode=0o666)
+    lock = filelock.FileLock(path := root / LOCK, mode=0o666)
     with _in_data_directory(folder), contextlib.suppress(filelock.Timeout):
         lock.acquire(blocking=False)
     if not lock.is_locked:
@@ -206,6 +208,8 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before it is released: who has the file open by now finds it nameless and tries again.
+        path.unlink(missing_ok=True)
         lock.release()
 
 
@@ -256,27 +260,16 @@ def _write_dataset(
 def _complete(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Puts our record and cache beside TFDS's files, all read back and on the disk."""
     in_order = {name: array[_tfds_order(name, len(array))] for name, array in arrays.items()}
-    files = {file.name: _sha256(file.read_bytes()) for file in folder.iterdir()}
+    files = {file.name: _sha256(read_regular(file)) for file in folder.iterdir()}
     record = _Record(digests(in_order), files)
     written = _decode(folder, record, "the disk did not keep what was written")
-    ours = folder / OURS
-    ours.mkdir()
-    (ours / "digests.json").write_text(_dump(record), encoding="utf-8")
-    _write_arrays(ours, written)
-    _flush(*(folder / name for name in files), *ours.iterdir(), ours, folder)
-
-
-def _flush(*paths: Path) -> None:
-    """Waits until these files and directories are on the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError:
-            if not path.is_dir():  # some network file systems cannot flush directories
-                raise
-        finally:
-            os.close(descriptor)
+    for name in files:
+        with open_regular(folder / name) as file:
+            os.fsync(file.fileno())
+    (folder / OURS).mkdir()
+    write_whole(folder / OURS / "digests.json", _dump(record).encode())
+    _write_cache(folder / OURS, written)
+    sync_directory(folder)
 
 
 def _tfds_order(name: str, size: int) -> np.ndarray:
@@ -298,7 +291,7 @@ def _recorded(folder: Path) -> _Record:
     dataset = folder.parent.name
     file = folder / OURS / "digests.json"
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file).decode()
         entries = json.loads(text)
         record = _Record(entries["arrays"], entries["files"])
         if text != _dump(record):
@@ -323,7 +316,7 @@ def _decode(folder: Path, record: _Record, remedy: str) -> dict[str, np.ndarray]
     # Before TFDS sees the files: damaged ones could make it do anything.
     for file, expected in ((folder / name, digest) for name, digest in record.files.items()):
         try:
-            found = _sha256(file.read_bytes())
+            found = _sha256(read_regular(file))
         except OSError as error:
             raise bad(file, expected, f"no file ({error.strerror})") from error
         if found != expected:
@@ -381,7 +374,8 @@ def _cached(folder: Path, record: _Record) -> dict[str, np.ndarray] | str:
     for name in FILES:
         file = folder / OURS / f"{name}.bin"
         try:
-            array = np.fromfile(file, np.uint8)
+            with open_regular(file) as stream:
+                array = np.fromfile(stream, np.uint8)
         except OSError as error:
             return f"{file}: {error.strerror}"
         if (found := _sha256(array.data)) != (expected := record.arrays[name]):
@@ -398,24 +392,20 @@ def _cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         with _locked(folder), _in_data_directory(folder):
             ours.mkdir(exist_ok=True)
-            _write_arrays(ours, arrays)
+            _write_cache(ours, arrays)
     except DataError as error:
         log.info("data: the decoded arrays cannot be cached: %s", error)
 
 
-def _write_arrays(ours: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes those files of `_cached` that are absent or wrong, each whole or not at all."""
-    # Always the same name: what a killed process leaves is overwritten by the next, which has
-    # something to write, as the file that was to be replaced is still absent or wrong.
-    aside = ours / ASIDE
-    try:
-        for name, array in arrays.items():
-            file = ours / f"{name}.bin"
-            if not file.is_file() or file.read_bytes() != array.data.tobytes():
-                aside.write_bytes(array.data)
-                aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+def _write_cache(ours: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes those files of `_cached` that are absent or wrong."""
+    # Whoever was killed here left a file to write: the one that it was writing, or a later one.
+    for left in ours.glob(f"*{INCOMPLETE}"):
+        left.unlink()
+    for name, array in arrays.items():
+        file, content = ours / f"{name}.bin", array.tobytes()
+        if not file.is_file() or read_regular(file) != content:
+            write_whole(file, content)
 
 
 def _sha256(data: bytes | memoryview) -> str:

@@ -14,7 +14,6 @@ import logging
 import os
 import pickle
 import queue
-import stat
 import struct
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
+
+from mnist_jax.disk import read_regular
 
 log = logging.getLogger("mnist_jax")
 T = TypeVar("T")
@@ -184,21 +185,14 @@ def _from_mirror(packed: Path, expected: str, content: str | None) -> np.ndarray
     error = mismatch(packed, expected, "no file", remedy, "mirror")
     for file in (*others, packed):  # the original last: where all fail, its error is told
         try:
-            return _parse_idx(_content(file, _read(file), expected, content))
+            return _parse_idx(_content(file, read_regular(file, limit=LIMIT), expected, content))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as refusal:
-            error = DataError(f"{file} cannot be read: {refusal}", "mirror")
+            error = DataError(f"{file} cannot be read: {refusal.strerror}", "mirror")
         except DataError as wrong:
             error = wrong
     raise error
-
-
-def _read(file: Path) -> bytes:
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise OSError("it is no regular file")  # to read a pipe or a device might never end
-    with file.open("rb") as stream:
-        return stream.read(LIMIT)
 
 
 def _content(file: Path, data: bytes, expected: str, content: str | None) -> bytes:
