@@ -176,7 +176,7 @@ def _in_data_directory(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.filename is not None:
-            reason += f", {os.fsdecode(error.filename)}"
+            reason += f", {error.filename}"
         root = folder.parents[1]
         message = f"the data directory {root} cannot be used: {reason}"
         raise DataError(message, "data_dir") from error
@@ -209,7 +209,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         # Before it is released: who has the file open by now finds it nameless and tries again.
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         lock.release()
 
 
@@ -399,7 +400,7 @@ def _cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _write_cache(ours: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes those files of `_cached` that are absent or wrong."""
-    # Whoever was killed here left a file to write: the one that it was writing, or a later one.
+    # A process that was killed here had a file still to write, so the next start comes here too.
     for left in ours.glob(f"*{INCOMPLETE}"):
         left.unlink()
     for name, array in arrays.items():
