@@ -8,7 +8,6 @@ import os
 import stat
 import tempfile
 import warnings
-from collections import Counter
 from pathlib import Path
 
 from experiments.options import UsageError
@@ -47,15 +46,30 @@ def check(directory: Path) -> None:
         raise UsageError(f"the compile cache {directory} {reason}") from error
 
 
-def use(directory: Path) -> Counter[str]:
-    """Makes JAX keep compiled programs in a directory that was checked.
+def turn_on(directory: Path | None = None) -> str | None:
+    """Makes JAX keep compiled programs in a directory, or in the user's if that can be used.
+
+    Args:
+      directory: one that was asked for; None means `default_directory()`.
 
     Returns:
-      The numbers of programs found (`hits`) and compiled (`misses`), which grow as JAX works.
+      A line that says why nothing is kept, where nothing is.
+
+    Raises:
+      UsageError: the directory that was asked for cannot be used.
     """
+    chosen = directory or default_directory()
+    if chosen is None:
+        return "compiled programs are not kept: there is no home directory"
+    try:
+        check(chosen)
+    except UsageError as error:
+        if directory is not None:
+            raise
+        return f"compiled programs are not kept: {error}"
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_compilation_cache_dir", str(chosen))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
@@ -64,12 +78,4 @@ def use(directory: Path) -> Counter[str]:
     warnings.filterwarnings("ignore", message=".*persistent compilation cache")
     logging.getLogger("jax._src.compilation_cache").setLevel(logging.ERROR)
     logging.getLogger("jax._src.compiler").setLevel(logging.ERROR)
-    counts: Counter[str] = Counter()
-
-    def count(event: str, **_: object) -> None:
-        prefix, _cache, name = event.partition("cache_")
-        if prefix == "/jax/compilation_cache/" and name in ("hits", "misses"):
-            counts[name] += 1
-
-    jax.monitoring.register_event_listener(count)
-    return counts
+    return None

@@ -168,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("made-up images; nothing was written")
             return options.OK
 
-        if not config.no_compile_cache:
-            _use_compile_cache(config.compile_cache, console)
+        if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
+            console.print(line)
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
             directories.append(directory)
@@ -326,25 +326,6 @@ def _try_out(
     state = programs.init_state(init_key)
     (epoch,) = train.fit(programs, state, split, split, order_key, epochs=1)
     return _row(epoch, time.perf_counter() - start)
-
-
-def _use_compile_cache(directory: Path | None, console: Console) -> None:
-    """Keeps compiled programs in a directory that was asked for, else in the user's, if it can be.
-
-    Raises:
-      UsageError: the directory that was asked for cannot be used.
-    """
-    chosen = directory or compile_cache.default_directory()
-    if chosen is None:
-        return
-    try:
-        compile_cache.check(chosen)
-    except UsageError as error:
-        if directory is not None:
-            raise
-        console.print(f"{error}; compiled programs are not kept")
-        return
-    compile_cache.use(chosen)
 
 
 @contextlib.contextmanager

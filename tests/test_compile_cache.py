@@ -51,3 +51,12 @@ def test_a_file_is_refused(tmp_path):
 
 def test_its_size_is_bounded():
     assert compile_cache.MAX_BYTES == 256 * 2**20
+
+
+def test_the_users_directory_is_optional_and_one_that_was_asked_for_is_not(monkeypatch, tmp_path):
+    (tmp_path / "mnist_jax").write_text("")  # a file where the directory would be
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    line = compile_cache.turn_on()
+    assert line and line.startswith("compiled programs are not kept: the compile cache")
+    with pytest.raises(UsageError, match="compile cache"):
+        compile_cache.turn_on(tmp_path / "mnist_jax")
