@@ -98,10 +98,12 @@ def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
 
 def open_page(driver: Any, page: Path) -> float:
     """Opens a page and waits until it can be drawn on; returns the seconds that this took."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
     start = time.perf_counter()
     driver.get(page.resolve().as_uri())
-    while driver.execute_script("return document.documentElement.dataset.ready") != "yes":
-        time.sleep(0.005)
+    ready = "return document.documentElement.dataset.ready"
+    WebDriverWait(driver, 30, poll_frequency=0.005).until(lambda it: it.execute_script(ready))
     return time.perf_counter() - start
 
 

@@ -57,7 +57,7 @@ def trained(mnist_dir, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for placement in PLACEMENTS:
             patch.setattr(
-                "experiments.figures.mistakes",
+                "experiments.figures.run.mistakes",
                 lambda *args, placement=placement: drawn.update({placement: args[:4]}),
             )
             options = ["--placement", placement, "--epochs", "2", "--learning-rate", "0.01"]
@@ -339,6 +339,13 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_answer_is_seen(page
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide == 390
     assert bottom < 844
+
+
+def test_the_benchmark_times_every_move(page):
+    times = page_latency.draw(page)
+    assert digits(page) == ["8"] * 3
+    assert 0.9 * page_latency.MOVES < len(times) <= page_latency.MOVES
+    assert all(0 < entry["answered"] < entry["shown"] for entry in times)
 
 
 def test_damaged_weights_are_found_out_and_the_other_networks_answer(driver, page_file, tmp_path):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.figures.style import LOOKS
 from experiments.options import UsageError
 from experiments.page import __main__ as command
 from experiments.page import build, contents
@@ -292,6 +293,13 @@ def test_the_preprocessing_has_the_constants_of_digits_py():
     assert constants.keys() == {"SIZE", "LENGTH", "STRONG", "FAINT", "SPECK", "NUDGE"}
     for name, value in constants.items():
         assert float(value) == getattr(digits, name)
+
+
+def test_placements_are_called_what_the_figures_call_them():
+    labels = dict(
+        re.findall(r'^  (\w+): "([\w ]+)",', (FOLDER / "dom.js").read_text(), re.MULTILINE)
+    )
+    assert labels == {placement: look.label for placement, look in LOOKS.items()}
 
 
 @pytest.fixture
