@@ -225,6 +225,27 @@ def test_a_test_image_goes_to_the_networks_as_it_is(page, trained, mnist):
         assert digit == (misread or label).group(1)
 
 
+def test_ink_over_a_test_image_leaves_the_image_where_it_is(page):
+    def seen():
+        return page.execute_script(
+            "const copy = document.createElement('canvas');"
+            "const context = copy.getContext('2d', { willReadFrequently: true });"
+            "context.drawImage(document.querySelector('#seen canvas'), 0, 0);"
+            "const { data } = context.getImageData(0, 0, 28, 28);"
+            "return Array.from(data).filter((_, n) => n % 4 === 3)"
+        )
+
+    page.find_element(By.CSS_SELECTOR, "#row button").click()
+    before = np.array(seen()).reshape(28, 28)
+    draw(page, [[(35, 140), (35, 240)]])
+    after = np.array(seen()).reshape(28, 28)
+    changed = np.argwhere(after != before)
+    assert (after >= before).all()
+    assert after[20, 3] == 255
+    assert changed.min(0).tolist() == [12, 2]
+    assert changed.max(0).tolist() == [25, 4]
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_mistake_gets_the_answer_of_the_runs_own_figure(placement, page, trained):
     look_into(page, placement)
