@@ -67,11 +67,11 @@ class Parts(HTMLParser):
         self.elements, self.texts, self.inside = [], [], None
         self.feed(page)
 
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
         self.inside = tag
         if tag in ("script", "style"):
-            self.texts.append((tag, dict(attributes).get("type"), ""))
+            self.texts.append((tag, dict(attrs).get("type"), ""))
 
     def handle_endtag(self, tag):
         self.inside = None
@@ -290,7 +290,9 @@ def test_a_study_shows_claims_first_and_of_each_figure_the_smaller_file(tmp_path
 def test_the_preprocessing_has_the_constants_of_digits_py():
     code = (FOLDER / "digits.js").read_text()
     constants = dict(re.findall(r"^const ([A-Z]+) = ([\d.e-]+);", code, re.MULTILINE))
-    assert constants.keys() == {"SIZE", "LENGTH", "STRONG", "FAINT", "SPECK", "NUDGE"}
+    assert constants.keys() == {
+        "SIZE", "LENGTH", "STRONG", "FAINT", "SPECK", "STEEPEST", "NUDGE",
+    }  # fmt: skip
     for name, value in constants.items():
         assert float(value) == getattr(digits, name)
 

@@ -1,13 +1,15 @@
 // A drawing as MNIST would have stored it: mnist_jax/digits.py for ink on blank paper.
 //
 // A drawing has no colours, no uneven light and no noise, so the first steps of digits.py would
-// change nothing here. Its constants have the same names and values there; a test compares both.
+// change nothing here, and a stroke's ink is full ink. The constants have the same names and values
+// there, and a test compares the images that come out.
 
 const SIZE = 28; // of an image, pixels a side
 const LENGTH = 20; // of a digit's longer side in it
 const STRONG = 0.5; // part of full ink from which a pixel is ink for certain
-const FAINT = 0.1; // part of full ink from which a pixel beside ink is ink
+const FAINT = 0.02; // part of full ink from which a pixel beside ink is ink
 const SPECK = 0.02; // part of the largest connected part below which another one is dirt
+const STEEPEST = 4; // factor by which the edges of a large drawing's ink are steepened at most
 const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre of mass lies
 
 /** Finds the digit in a drawing.
@@ -15,27 +17,25 @@ const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre
  *  ink: [side, side], 0 to 255.
  *  Returns 784 grey levels, or null where there is no ink. */
 export function toMnist(ink, side) {
-  const kept = withoutSpecks(ink, side); // [side, side]
-  const rows = { strong: new Uint8Array(side), mass: new Float64Array(side) };
-  const columns = { strong: new Uint8Array(side), mass: new Float64Array(side) };
-  for (let row = 0; row < side; row++) {
-    for (let column = 0; column < side; column++) {
-      const grey = kept[row * side + column];
-      if (grey === 0) continue;
-      rows.mass[row] += grey;
-      columns.mass[column] += grey;
-      if (grey >= 255 * STRONG) rows.strong[row] = columns.strong[column] = 1;
-    }
-  }
-  const spans = [rows, columns].map(({ strong }) => [strong.indexOf(1), strong.lastIndexOf(1) + 1]);
-  if (spans[0][0] < 0) return null;
+  const kept = withoutSpecks(ink, side); // [side, side], 0 to 1
+  const spans = spansOf(kept, side);
+  if (!spans) return null;
   const scale = Math.max(...spans.map(([start, end]) => end - start)) / LENGTH;
-  const down = windows(rows.mass, spans[0], scale); // of the image's 28 rows
-  const right = windows(columns.mass, spans[1], scale); // of its 28 columns
+  const steep = Math.min(Math.max(1, scale), STEEPEST);
+  const rowMass = new Float64Array(side);
+  const columnMass = new Float64Array(side);
+  for (let at = 0; at < kept.length; at++) {
+    if (kept[at] === 0) continue;
+    kept[at] = Math.min(Math.max(steep * kept[at] - (steep - 1) * STRONG, 0), 1);
+    rowMass[Math.floor(at / side)] += kept[at];
+    columnMass[at % side] += kept[at];
+  }
+  const down = windows(rowMass, spans[0], scale); // of the image's 28 rows
+  const right = windows(columnMass, spans[1], scale); // of its 28 columns
 
   const narrow = new Float64Array(side * SIZE); // [side, 28], shrunk from left to right
   for (let row = 0; row < side; row++) {
-    if (rows.mass[row] === 0) continue;
+    if (rowMass[row] === 0) continue;
     for (let j = 0; j < SIZE; j++) {
       for (const [column, part] of right[j]) {
         narrow[row * SIZE + j] += part * kept[row * side + column];
@@ -52,7 +52,18 @@ export function toMnist(ink, side) {
   return Uint8Array.from(image, (grey) => Math.floor((255 * grey) / largest + 0.5));
 }
 
-/** The ink less what is connected to too little that is ink for certain: [side, side]. */
+/** From the first row with strong ink to behind the last one, and the same of the columns. */
+function spansOf(ink, side) {
+  const rows = new Uint8Array(side);
+  const columns = new Uint8Array(side);
+  for (let at = 0; at < ink.length; at++) {
+    if (ink[at] >= STRONG) rows[Math.floor(at / side)] = columns[at % side] = 1;
+  }
+  if (!rows.includes(1)) return null;
+  return [rows, columns].map((strong) => [strong.indexOf(1), strong.lastIndexOf(1) + 1]);
+}
+
+/** The ink, 0 to 1, less what is connected to too little that is ink for certain: [side, side]. */
 function withoutSpecks(ink, side) {
   const part = new Int32Array(ink.length); // the number of its connected part, or 0
   const sizes = [0]; // strong pixels of each part
@@ -76,7 +87,11 @@ function withoutSpecks(ink, side) {
     }
   }
   const least = Math.max(1, SPECK * Math.max(...sizes));
-  return ink.map((grey, at) => (part[at] && sizes[part[at]] >= least ? grey : 0));
+  const kept = new Float64Array(ink.length);
+  for (let at = 0; at < ink.length; at++) {
+    if (sizes[part[at]] >= least) kept[at] = ink[at] / 255;
+  }
+  return kept;
 }
 
 /** Which of the drawing's rows, or columns, make up each of the image's 28, and with what part.
