@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration: versions, machine, flags, commit, data."""
+"""What a result depends on besides its options: versions, machine, compiler, commit, data."""
 
 import os
 import platform
@@ -10,35 +10,59 @@ from typing import Any
 
 import jax
 
+from mnist_jax import compilation
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "chex", "tensorflow-datasets")
+ROOT = Path(__file__).parents[1]
 
 
 def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
-    """Everything as plain JSON values; `digests` are the data's, see `data.digests`."""
+    """Everything as plain JSON values; what cannot be found out is None.
+
+    Args:
+      digests: of the data, see `data.digests`.
+    """
+    commit, dirty = git_state(ROOT)
     return {
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "threads": threads(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),  # the user's own
+        "compile_options": compilation.options(),  # what our programs are compiled with
+        "git_commit": commit,
+        "git_dirty": dirty,
         "data_sha256": dict(digests),
     }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two manifests and can change a result, a line each; not the data."""
-    was, found = before["packages"], now["packages"]
-    lines = [f"{p} {was.get(p)} before, {found[p]} now" for p in found if was.get(p) != found[p]]
-    names = ("python", "platform", "cpu", "threads", "devices", "xla_flags")
-    return lines + [
-        f"{name} {before.get(name)} before, {now[name]} now"
-        for name in names
-        if before.get(name) != now[name]
-    ]
+    lines = []
+    for name in (
+        "packages",
+        "python",
+        "platform",
+        "cpu",
+        "threads",
+        "devices",
+        "xla_flags",
+        "compile_options",
+    ):
+        old, new = before.get(name), now[name]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for key in dict.fromkeys((*old, *new)):
+                lines += _difference(key, old.get(key), new.get(key))
+        else:
+            lines += _difference(name, old, new)
+    return lines
+
+
+def versions() -> dict[str, str | None]:
+    """The installed version of each package that a result depends on; None for an absent one."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def threads() -> int:
@@ -48,22 +72,55 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+def cpu_model() -> str | None:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine() or None
 
 
-def _git(*arguments: str) -> str | None:
-    """What git prints in the project's folder; None without git or outside a checkout."""
-    folder = Path(__file__).parents[1]
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """The commit that is checked out in a folder, and whether files differ from it.
+
+    Both are None where git cannot tell: it is not installed, or it does not trust the folder, or
+    the folder is not the top of a checkout but lies in one of something else.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.resolve():
+        return None, None
+    status = _git(folder, "status", "--porcelain")
+    return _git(folder, "rev-parse", "HEAD"), None if status is None else bool(status)
+
+
+def _difference(name: str, before: object, now: object) -> list[str]:
+    return [] if before == now else [f"{name} {before} before, {now} now"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints of a folder; None if it fails."""
+    # These, which git sets for its hooks, would name another repository.
+    others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
+            timeout=10,
         )
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
