@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from mnist_jax.sources import DataError
 OK, FAILED, USAGE = 0, 1, 2  # exit statuses; a signal's is 128 and its number
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of a seed: 2**32 would be seed 0 again
 
-# An option that may be left out, and whose help says what is used then.
+# Options that may be left out, and whose help says what is used then.
 OptionalPath = Annotated[
     Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=lambda _: "")
 ]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=lambda _: "")]
 
 C = TypeVar("C")
 
@@ -60,6 +62,44 @@ def refuse_unless_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             refuse(name, "at least 1", value)
+
+
+def refuse_training(config: Any, train_size: int) -> None:
+    """Refuses the first option of a configuration with which no network can be trained.
+
+    Args:
+      config: with `placement`, `batch_size` and `seed`, and those of `learning_rate`,
+        `peak_learning_rate` and `momentum` that the command has.
+      train_size: number of images to train on.
+    """
+    refuse_unless_positive(config, "batch_size")
+    if config.batch_size > train_size:
+        refuse("batch_size", f"at most {train_size}, the training split", config.batch_size)
+    if config.placement == "after_fc1" and 1 in (config.batch_size, train_size % config.batch_size):
+        # Batch normalisation sees one value a channel there.
+        refuse("batch_size", "such that no batch has one image", config.batch_size)
+    for name in ("learning_rate", "peak_learning_rate"):
+        if not 0 <= (rate := getattr(config, name, 0)) < float("inf"):
+            refuse(name, "a finite number, at least 0", rate)
+    if not 0 <= getattr(config, "momentum", 0) < 1:
+        refuse("momentum", "at least 0 and below 1", config.momentum)
+    if not 0 <= config.seed <= MAX_SEED:
+        refuse("seed", f"from 0 to {MAX_SEED}", config.seed)
+
+
+def refuse_unless_writable(config: Any, *names: str) -> None:
+    """Refuses the first of these options whose file could not be written, before work is done."""
+    for name in names:
+        path = getattr(config, name)
+        if path is None:
+            continue
+        try:
+            if path.exists() and not path.is_file():
+                refuse(name, "a file, not a directory or device", path)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            refuse(name, f"a file that can be written ({error.strerror})", path)
 
 
 def expanded(option: str, path: Path | None) -> Path | None:
@@ -121,10 +161,13 @@ def parse(
 
 
 def _wrapped(help_text: str) -> str:
-    """The same text; its first line, which tyro leaves as long as it is, fits the terminal too."""
-    usage, _, rest = help_text.partition("\n")
-    width = shutil.get_terminal_size().columns - 1
-    return textwrap.fill(usage, width, subsequent_indent=" " * 7) + "\n" + rest
+    """The same text; usage and description, which tyro leaves long, fit the terminal too."""
+    width = shutil.get_terminal_size().columns
+    usage, *others = help_text.splitlines()
+    lines = textwrap.wrap(usage, width, subsequent_indent=" " * 7)
+    for line in others:
+        lines += textwrap.wrap(line, width) if len(line) > width else [line]
+    return "\n".join(lines) + "\n"
 
 
 def run_command(

@@ -84,7 +84,7 @@ class Config:
     """Use Nesterov's momentum."""
     schedule: Literal["constant", "one_cycle"] = "constant"
     """Learning rate over the steps: constant, or one cycle up to --peak-learning-rate and down."""
-    peak_learning_rate: float = 0.05
+    peak_learning_rate: float = settings.PEAK_LEARNING_RATE
     """Highest learning rate of the schedule one_cycle, at least 0."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
@@ -258,20 +258,10 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "epochs", "batch_size", "devices")
-    if config.batch_size > TRAIN_SIZE:
-        refuse("batch_size", f"at most {TRAIN_SIZE}, the training split", config.batch_size)
-    if config.placement == "after_fc1" and 1 in (config.batch_size, TRAIN_SIZE % config.batch_size):
-        refuse("batch_size", "such that no batch has one image", config.batch_size)
+    refuse_unless_positive(config, "epochs", "devices")
+    options.refuse_training(config, TRAIN_SIZE)
     if config.batch_size % config.devices:
         refuse("batch_size", f"a multiple of --devices {config.devices}", config.batch_size)
-    for name in ("learning_rate", "peak_learning_rate"):
-        if not 0 <= getattr(config, name) < float("inf"):
-            refuse(name, "a finite number, at least 0", getattr(config, name))
-    if not 0 <= config.momentum < 1:
-        refuse("momentum", "at least 0 and below 1", config.momentum)
-    if not 0 <= config.seed <= options.MAX_SEED:
-        refuse("seed", f"from 0 to {options.MAX_SEED}", config.seed)
     if config.resume and config.dry_run:
         refuse("dry_run", "given without --resume", config.dry_run)
 

@@ -31,6 +31,7 @@ SETTINGS: dict[str, Setting] = {
 }
 REPORT = SETTINGS["report"]
 EPOCHS = 10
+PEAK_LEARNING_RATE = 0.05  # of the schedule one_cycle, which is not the report's
 TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 
@@ -53,15 +54,21 @@ def sgd(
       learning_rate: of every step; with a cycle, the highest one.
       momentum: at least 0 and below 1.
       nesterov: whether the momentum is Nesterov's.
-      one_cycle_steps: of the whole training, over which the learning rate follows one cycle of
-        cosines (Smith and Topin, "Super-convergence", 2017; `optax.cosine_onecycle_schedule`): up
-        from a 25th of the highest in three tenths of the steps, then down to a 10,000th of where
-        it began. None keeps it constant.
+      one_cycle_steps: of the whole training, over which the learning rate follows `one_cycle`.
+        None keeps it constant.
     """
-    rate = learning_rate
-    if one_cycle_steps is not None:
-        rate = optax.cosine_onecycle_schedule(one_cycle_steps, learning_rate)
+    rate = one_cycle(learning_rate, one_cycle_steps) if one_cycle_steps else learning_rate
     return optax.sgd(rate, momentum=momentum or None, nesterov=nesterov)
+
+
+def one_cycle(peak: float, steps: int) -> optax.Schedule:
+    """The learning rate of each step of a training that follows one cycle of cosines.
+
+    It rises from a 25th of the highest rate in three tenths of the steps, and falls to a 10,000th
+    of where it began (Smith and Topin, "Super-convergence", 2017). These are the defaults of optax
+    and of PyTorch's `OneCycleLR`.
+    """
+    return optax.cosine_onecycle_schedule(steps, peak)
 
 
 def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:

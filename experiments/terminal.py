@@ -80,6 +80,15 @@ def progress(console: Console) -> Progress:
     )
 
 
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table as wide as it is; rich would cut its cells to the width of the terminal."""
+    width = console.width
+    wanted = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(width, wanted)
+    console.print(table)
+    console.width = width
+
+
 @contextlib.contextmanager
 def log_of_library(console: Console) -> Iterator[None]:
     """What the library logs, as where the data come from, is printed."""
