@@ -2,39 +2,52 @@
 
     python -m experiments.doctor
 
-It changes nothing and trains nothing. A line that begins with `wrong` says what to do.
+It trains nothing and prepares nothing. A line that begins with `wrong` says what to do.
 """
 
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import os
+import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.console import Console
 
-from experiments.manifest import PACKAGES, threads
-from mnist_jax import kernels, sources, xla_flags
+from experiments import compile_cache, options, terminal
+from experiments.manifest import threads, versions
+from experiments.options import DataOptions, OptionalPath, UsageError
+from mnist_jax import compilation, kernels, prepare, sources
 from mnist_jax.data import dataset_folder
+from mnist_jax.sources import DataError
+
+TRY_TO_START = """
+import jax
+try:
+    jax.devices()
+except RuntimeError:
+    pass
+print("started")
+"""
 
 
 @dataclass(frozen=True)
 class Config:
     """Check the installation."""
 
-    data_dir: Path | None = None
-    """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    mirror: Path | None = None
-    """A directory with the four original files; else MNIST_MIRROR."""
-    compile_cache: Path | None = None
-    """The directory given to `experiments.run --compile-cache`."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    compile_cache: OptionalPath = None
+    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
 
 
 class Finding(NamedTuple):
@@ -47,123 +60,173 @@ class Finding(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    wrong = 0
-    for finding in examine(config):
-        wrong += not finding.good
-        console.print(f"{'ok   ' if finding.good else 'wrong'} {finding.what}: {finding.found}")
-    return 1 if wrong else 0
+
+    def body() -> int:
+        config = options.parse(Config, arguments, name="experiments.doctor", description=__doc__)
+        cache = options.expanded("compile_cache", config.compile_cache)
+        console = terminal.console()
+        wrong = 0
+        for finding in examine(config.data.data_dir, config.data.mirror, cache):
+            wrong += not finding.good
+            console.print(f"{'ok   ' if finding.good else 'wrong'} {finding.what}: {finding.found}")
+        return options.FAILED if wrong else options.OK
+
+    return options.run_command(body)
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """All checks, in the order of what they stand on."""
+def examine(data_dir: Path | None, mirror: Path | None, cache: Path | None) -> Iterator[Finding]:
+    """All checks, in the order of what they stand on.
+
+    Args:
+      data_dir: of TensorFlow Datasets; None means the default.
+      mirror: a directory with the original files; None means `MNIST_MIRROR`.
+      cache: for compiled programs; None means the user's.
+    """
     yield _versions()
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:
-        yield Finding(False, "devices", str(error).partition("\n")[0])
-        return
-    kinds = ", ".join(f"{device.platform} ({device.device_kind})" for device in devices)
-    yield Finding(True, "devices", kinds)
-    yield Finding(True, "threads", f"{threads()} that this process may use")
-    yield _flags()
-    yield _attempt("large sums", _large_sums)
-    yield _attempt("kernels", _kernels)
-    yield _compile_cache(config.compile_cache)
-    yield _data(config)
+    devices = _devices()
+    yield devices
+    if devices.good:
+        yield Finding(True, "threads", f"{threads()} that this process may use")
+        yield _compile_options()
+        yield _attempt("large sums", _large_sums)
+        yield _attempt("kernels", _kernels)
+    yield _compile_cache(cache)
+    yield _data(data_dir, mirror)
 
 
 def _versions() -> Finding:
-    found = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    untried = (
-        "" if xla_flags.wanted() else "; on CPU 0.10 and 0.12 of jaxlib are faster than others"
-    )
-    return Finding(True, "versions", f"Python {sys.version.split()[0]}, {found}{untried}")
-
-
-def _flags() -> Finding:
-    """Whether each flag that this jaxlib should have is there with our value."""
-    present = os.environ.get("XLA_FLAGS", "").split()
-    absent = [flag for flag in xla_flags.wanted() if flag not in present]
+    found = versions()
+    absent = [name for name, version in found.items() if version is None]
     if absent:
-        return Finding(False, "XLA flags", f"XLA_FLAGS overrides {' '.join(absent)}; remove it")
-    return Finding(True, "XLA flags", " ".join(present) or "none")
+        what = f"not installed: {', '.join(absent)}; pip install -e . installs all that is needed"
+        return Finding(False, "versions", what)
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    return Finding(True, "versions", f"Python {sys.version.split()[0]}, {listed}")
 
 
-def _attempt(what: str, check: Callable[[], str]) -> Finding:
-    """`check` returns what it found, or raises AssertionError saying what is wrong."""
+def _devices() -> Finding:
+    users = os.environ.get("XLA_FLAGS")
+    if users:
+        # XLA ends the process where it does not know a flag or cannot read a file of flags.
+        command = [sys.executable, "-c", TRY_TO_START]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if "started" not in done.stdout:
+            *_, line = done.stderr.strip().splitlines() or ["it gives no reason"]
+            reason = line.rpartition("] ")[2]  # after the time and the place in XLA's source
+            return Finding(False, "devices", f"XLA_FLAGS={users} stops XLA: {reason}")
     try:
-        return Finding(True, what, check())
-    except AssertionError as error:
-        return Finding(False, what, str(error))
+        devices = jax.devices()
+    except RuntimeError as error:
+        return Finding(False, "devices", str(error).partition("\n")[0])
+    kinds = ", ".join(f"{device.platform} ({device.device_kind})" for device in devices)
+    return Finding(True, "devices", kinds)
 
 
-def _large_sums() -> str:
+def _compile_options() -> Finding:
+    """What our programs are compiled with, and what of it the user's flags override."""
+    what, users = "compile options", os.environ.get("XLA_FLAGS")
+    ours = compilation.options()
+    if overridden := compilation.overridden():
+        remedy = "remove it there, or programs are slower and sums may be wrong"
+        return Finding(False, what, f"XLA_FLAGS sets {', '.join(overridden)}; {remedy}")
+    listed = ", ".join(f"{name}={value}" for name, value in ours.items())
+    if not ours and not compilation.known_release():
+        listed = "none, as they were not tried on this jaxlib; on CPU, 0.10 and 0.12 are faster"
+    also = f"; besides, XLA_FLAGS={users}" if users else ""
+    return Finding(True, what, (listed or "none, they are for the CPU") + also)
+
+
+def _attempt(what: str, check: Callable[[], Finding]) -> Finding:
+    """What a computation finds; where JAX fails to do it, that is the finding."""
+    try:
+        return check()
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        return Finding(False, what, f"{type(error).__name__}: {reason}")
+
+
+def _large_sums() -> Finding:
     """The wrong result of jaxlib 0.10.2, jax issue 39103: a product, then a fused large sum."""
     rows = 32_769  # the first size at which a part of it was taken twice
     x = np.zeros((rows, 3), np.float32)
     x[:, 0] = np.arange(rows)
-    squared_norm = jax.jit(jax.vmap(lambda row: jnp.square(jnp.eye(3) @ row).sum()))
+    squared_norm = compilation.jit(jax.vmap(lambda row: jnp.square(jnp.eye(3) @ row).sum()))
     error = float(abs(squared_norm(x)[-1] / np.float32((rows - 1) ** 2) - 1))
-    assert error < 1e-5, (
-        f"a sum is off by {error:.1e} of itself, as in jax issue 39103: import mnist_jax before "
-        "jax, and do not set --xla_cpu_experimental_ynn_fusion_type"
-    )
-    return f"right to {error:.0e} of the sum (jax issue 39103)"
+    if error < 1e-5:
+        found = f"right to {error:.0e} of the sum (jax issue 39103)"
+        return Finding(True, "large sums", found)
+    remedy = "do not set xla_cpu_experimental_ynn_fusion_type in XLA_FLAGS"
+    found = f"a sum is off by {error:.1e} of itself, as in jax issue 39103; {remedy}"
+    return Finding(False, "large sums", found)
 
 
-def _kernels() -> str:
+def _kernels() -> Finding:
     """The form that this platform runs against the reference form, values and gradients."""
     rng = np.random.default_rng(0)
-    x, kernel, bias, dy = (
-        jnp.asarray(rng.standard_normal(shape), jnp.float32)
-        for shape in ((6, 12, 12, 8), (5, 5, 6, 16), (16,), (16, 4, 4, 8))
-    )
+    shapes = (6, 12, 12, 8), (5, 5, 6, 16), (16,), (16, 4, 4, 8)
+    arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
 
-    def outputs(function):
-        y, pullback = jax.vjp(function, x, kernel, bias)
+    def outputs(function: Any, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        *inputs, dy = arrays
+        y, pullback = jax.vjp(function, *inputs)
         return y, *pullback(dy)
 
-    ours = jax.jit(lambda: outputs(kernels.conv_pool_relu))()
-    reference = jax.jit(lambda: outputs(kernels.conv_pool_relu_reference))()
+    ours = compilation.jit(partial(outputs, kernels.conv_pool_relu))(*arrays)
+    reference = compilation.jit(partial(outputs, kernels.conv_pool_relu_reference))(*arrays)
     worst = max(
         float(abs(a - b).max() / abs(b).max()) for a, b in zip(ours, reference, strict=True)
     )
     # A GPU may multiply in TensorFloat-32, with 10 bits of fraction.
-    allowed = 1e-4 if jax.default_backend() == "cpu" else 1e-2
-    assert worst < allowed, f"the convolution is off by {worst:.1e}: please report this"
-    return f"the convolution and its gradients equal the reference form to {worst:.0e}"
+    if worst < (1e-4 if jax.default_backend() == "cpu" else 1e-2):
+        found = f"the convolution and its gradients equal the reference form to {worst:.0e}"
+        return Finding(True, "kernels", found)
+    return Finding(False, "kernels", f"the convolution is off by {worst:.1e}: please report this")
 
 
-def _compile_cache(directory: Path | None) -> Finding:
+def _compile_cache(asked: Path | None) -> Finding:
+    what, directory = "compile cache", asked or compile_cache.default_directory()
     if directory is None:
-        return Finding(True, "compile cache", "off; --compile-cache DIR turns it on")
-    if not directory.is_dir():
-        return Finding(True, "compile cache", f"{directory} will be made by the first run")
-    files = [path for path in directory.iterdir() if path.name.endswith("-cache")]
-    size = sum(path.stat().st_size for path in files) / 2**20
+        return Finding(True, what, "off, as there is no home directory")
+    if not directory.exists():
+        return _to_be_made(what, directory, "to be kept in", "--compile-cache DIR")
     try:
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        compile_cache.check(directory)
+        programs = [path for path in directory.iterdir() if path.name.endswith("-cache")]
+        size = sum(path.stat().st_size for path in programs) / 2**20
+    except UsageError as error:
+        return Finding(False, what, f"{error}; --compile-cache DIR names another one")
     except OSError as error:
-        return Finding(False, "compile cache", f"{directory} cannot be written: {error.strerror}")
-    return Finding(True, "compile cache", f"{len(files)} programs, {size:.1f} MiB in {directory}")
+        return Finding(False, what, f"{directory} cannot be read: {error.strerror}")
+    return Finding(True, what, f"{len(programs)} programs, {size:.1f} MiB in {directory}")
 
 
-def _data(config: Config) -> Finding:
-    """The first source that would be used; the network is not tried."""
-    folder = dataset_folder(config.data_dir)
-    if folder.is_dir():
-        return Finding(True, "data", f"prepared in {folder}")
-    mirror = config.mirror or os.environ.get("MNIST_MIRROR")
-    if mirror:
-        names = sources.FILES.values()
-        absent = [name for name in names if not (Path(mirror).expanduser() / name).is_file()]
-        if absent:
-            return Finding(False, "data", f"not in the mirror {mirror}: {', '.join(absent)}")
-        return Finding(True, "data", f"not prepared; the first run reads the mirror {mirror}")
-    return Finding(True, "data", f"not in {folder}; the first run fetches it from the network")
+def _data(data_dir: Path | None, mirror: Path | None) -> Finding:
+    """The first source that would be used, every byte checked; the network is not tried."""
+    try:
+        folder = dataset_folder(data_dir)
+        if prepare.is_prepared(folder):
+            _, cached = prepare.read(folder)
+            once = "" if cached else "; the first run takes some seconds more to decode them"
+            return Finding(True, "data", f"prepared in {folder}, digests right{once}")
+        made = _to_be_made("data", folder, "to be prepared in", "--data-dir DIR")
+        if not made.good:
+            return made
+        source = mirror or os.environ.get("MNIST_MIRROR")
+        if not source:
+            return made._replace(found=f"{made.found}, from the network")
+        sources.fetch("mnist", prepare.originals("mnist"), source)
+        return made._replace(found=f"{made.found}, from the mirror {source}, digests right")
+    except DataError as error:
+        mend = " or ".join(f"--{name.replace('_', '-')}" for name in error.about)
+        return Finding(False, "data", f"{error}" + (f" ({mend})" if mend else ""))
+
+
+def _to_be_made(what: str, directory: Path, use: str, other: str) -> Finding:
+    """Whether a directory that is not there can be made; `use` says what happens in it then."""
+    above = next((path for path in directory.absolute().parents if path.exists()), None)
+    if above is None or not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return Finding(False, what, f"{directory} cannot be made; {other} names another one")
+    return Finding(True, what, f"{use} {directory}")
 
 
 if __name__ == "__main__":

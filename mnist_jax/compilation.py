@@ -52,11 +52,13 @@ def options(platform: str | None = None) -> dict[str, str | bool]:
       Empty unless the platform is `cpu` and the installed jaxlib one that they were tried on. An
       option that the user has set in `XLA_FLAGS` is left to the user.
     """
-    if (platform or jax.default_backend()) != "cpu" or not known_release():
-        return {}
-    users = {flag.partition("=")[0].removeprefix("--") for flag in _users_flags().split()}
-    wanted = _COMMON | _BY_RELEASE[_release()]
+    wanted, users = _wanted(platform), _users_options()
     return {name: value for name, value in wanted.items() if name not in users}
+
+
+def overridden(platform: str | None = None) -> list[str]:
+    """The names of those options that `XLA_FLAGS` sets otherwise; argument as in `options`."""
+    return [name for name in _wanted(platform) if name in _users_options()]
 
 
 def jit(function: Callable[..., Any], **settings: Any) -> Any:
@@ -69,12 +71,19 @@ def _release() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _users_flags() -> str:
-    """What XLA reads: a value that does not begin with a dash is the name of a file of flags."""
+def _wanted(platform: str | None) -> dict[str, str | bool]:
+    """All options that we would give if the user had none."""
+    if (platform or jax.default_backend()) != "cpu" or not known_release():
+        return {}
+    return _COMMON | _BY_RELEASE[_release()]
+
+
+def _users_options() -> set[str]:
+    """The names in `XLA_FLAGS`; a value that begins with no dash is the name of a file of flags."""
     value = os.environ.get("XLA_FLAGS", "").strip()
-    if value.startswith("-"):
-        return value
-    try:
-        return Path(value).read_text(errors="replace")
-    except OSError:  # XLA reads none either
-        return ""
+    if not value.startswith("-"):
+        try:
+            value = Path(value).read_text(errors="replace")
+        except OSError:  # XLA cannot read it either, and ends the process when it starts
+            value = ""
+    return {flag.partition("=")[0].removeprefix("--") for flag in value.split()}
