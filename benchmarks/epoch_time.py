@@ -1,307 +1,378 @@
-"""How long is a training epoch here, and how long in PyTorch on the same cores?
+"""How long does an epoch of training take here, and how long in PyTorch on the same cores?
 
     python -m benchmarks.epoch_time --json epoch_time.json --figure epoch_times
+    python -m benchmarks.epoch_time --beside-busy --json beside_busy.json
 
-Each measurement is a fresh process. The programs run in turn, A B A B ..., so that a disturbance
-of the machine meets all of them. A process trains an epoch to warm up and then some more; its time
-is the median of those. Compilation is timed apart. `1` thread means one core for both sides.
+Method. Every measurement is a fresh process, and there are `--repeats` of each program. In each
+round every program runs once, for every placement and on one core and on all of them, and each
+round has a random order of its own, drawn from `--seed` and recorded. A process trains one epoch to
+warm up and then `--epochs` more; its time is the median of those. Evaluation and compilation are
+timed apart. With `--beside-busy` another process computes at the lowest priority, nice 19, all the
+while: this is how a browser or an indexer feels. The programs are
 
-    mnist_jax                  benchmarks/jax_program.py
-    pytorch eager              benchmarks/torch_reference.py: images normalised once, in memory
-    pytorch channels_last      the same with images and kernels stored channels last
-    pytorch compile            as eager, with torch.compile
-    pytorch dataloader         as the report's author would write it; with all cores only
+    mnist_jax               benchmarks/jax_program.py
+    pytorch eager           benchmarks/torch_program.py: images normalised once, kept in memory
+    pytorch channels_last   the same with images and kernels stored channels last
+    pytorch compile         as eager, with torch.compile
+    pytorch dataloader      as the report's author would write it; on all cores only
 
-The table has the median over the processes, their range, the ratio of medians to mnist_jax on as
-many threads, and the range of that ratio over the pairs of one round. Below it stand, for each
-placement, the ratio to the fastest PyTorch program and the share of the arithmetic limit: the
-multiply-adds of the network as defined, divided by the time, against the speed of a matrix product
-of 1024 x 1024 matrices in the same process. The report gives no seconds but says that its two
-networks "take about the same time"; that ratio stands last.
+Conditions. Beside each time are recorded: the load average of the minute before; how many CPUs
+other processes kept busy meanwhile, and how many the host of a virtual machine withheld; how many
+CPUs the program itself used while it trained, which is close to 1 where two threads take turns on
+one core; and how long a byte takes from one core to another (`benchmarks.core_distance`), the
+larger one of before and after.
 
-Programs on two threads are slow while their cores lie apart, see benchmarks/core_distance.py. The
-distance before and after each process, whichever was larger, is a column of the table: its range.
+Output. A table for each placement has the median over the processes, their range, and the ratio of
+medians to mnist_jax on as many threads. Below it stand the ratio to the fastest PyTorch program on
+any number of threads, and its range over the rounds; what two threads gain over one; and the share
+of the arithmetic limit, which is the multiply-adds of the network as defined, divided by the time,
+against the speed of a product of 1024 x 1024 matrices in the same process. The report gives no
+seconds but says that its two networks "take about the same time"; that ratio stands last.
 
-Without PyTorch, or where JAX runs on another device than the CPU, mnist_jax is timed alone.
+Without PyTorch, or where JAX computes on another device than the CPU, mnist_jax is timed alone.
 """
 
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import importlib.util
-import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple, get_args
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import core_distance, processes
+from benchmarks.processes import Finished, ProcessError
+from benchmarks.torch_program import Variant
+from experiments import files, options, settings, terminal
 from experiments.manifest import threads as all_threads
-from mnist_jax.model import PLACEMENTS, Placement, summary
+from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
+from mnist_jax.data import TRAIN_SIZE
+from mnist_jax.model import PLACEMENTS, Placement
+from mnist_jax.summary import summary
 
-VARIANTS = ("eager", "channels_last", "compile", "dataloader")
+OURS, LOOP = "mnist_jax", "pytorch dataloader"
+EACH = (  # the lists of a row, which have an item for each process
+    "epoch_seconds",
+    "warm_up_seconds",
+    "compile_seconds",
+    "evaluation_seconds",
+    "cpus",
+    "matrix_product_gflops",
+    "peak_memory_mib",
+    "load_average",
+    "other_cpus",
+    "stolen_cpus",
+    "core_distance_ns",
+)
+
+Row = dict[str, Any]  # a program on a placement and a number of threads; lists as in EACH
 
 
 @dataclass(frozen=True)
 class Config:
-    """Time a training epoch here and in PyTorch."""
+    """Time an epoch of training here and in PyTorch."""
 
     placement: Placement | None = None
-    """Where the residual block stands; else all three."""
-    repeats: int = 5
-    """Processes of each program."""
+    """Where the residual block stands; else all three in turn."""
+    repeats: int = 10
+    """Number of processes of each program, at least 1."""
     epochs: int = 3
-    """Epochs timed in a process, after the one that warms up."""
-    data_dir: Path | None = None
-    """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    json: Path | None = None
-    """Where to write everything measured."""
-    figure: Path | None = None
-    """Where to draw a bar chart, a path without suffix: PNG and SVG are written."""
+    """Number of epochs timed in a process, after the one that warms up, at least 1."""
+    seed: int = 0
+    """Seed of the random order of the processes."""
+    beside_busy: bool = False
+    """Have another process compute at the lowest priority, nice 19, all the while."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    json: OptionalPath = None
+    """File for everything measured, as JSON."""
+    figure: OptionalPath = None
+    """File for a bar chart, without suffix: a PNG and an SVG are written."""
 
 
 class Program(NamedTuple):
     """What is timed: a command that prints JSON."""
 
     name: str
+    placement: Placement
     threads: int
     command: tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, 150)  # also in a file
-    if config.repeats < 1 or config.epochs < 1:
-        print("error: --repeats and --epochs must be at least 1", file=sys.stderr)
-        return 2
-    timing = measure(config, console)
-    if not timing["rows"]:
-        print("error: nothing could be timed", file=sys.stderr)
-        return 1
-    for line in conditions_lines(timing["conditions"]):
-        console.print(line)
-    console.print(table(timing))
-    for line in summary_lines(timing):
-        console.print(line)
-    if config.json:
-        config.json.write_text(json.dumps(timing, indent=1) + "\n")
-    if config.figure:
-        from experiments import figures
 
-        figures.epoch_times(timing, config.figure)
-    return 0
+    def body() -> int:
+        config = options.parse(Config, arguments, name="benchmarks.epoch_time", description=__doc__)
+        check(config)
+        console = terminal.console()
+        placements = PLACEMENTS if config.placement is None else (config.placement,)
+        common = processes.data_words(config.data.data_dir, config.data.mirror)
+        common += ["--epochs", str(1 + config.epochs)]
+        found = programs(placements, common, console)
+        with processes.busy_beside(config.beside_busy):
+            timing = measure(found, config.repeats, config.seed, console)
+        asked = {
+            "repeats": config.repeats,
+            "epochs": config.epochs,
+            "seed": config.seed,
+            "beside_busy": config.beside_busy,
+        }
+        timing["conditions"] = asked | timing["conditions"]
+        show(timing, console)
+        if config.json:
+            files.write_whole(config.json, files.as_json(timing))
+        if config.figure:
+            from experiments import figures
+
+            figures.epoch_times(timing, config.figure)
+        return options.OK
+
+    return options.run_command(body)
 
 
-def programs(torch: bool) -> list[Program]:
-    """All programs, on one thread and on all."""
-    counts = sorted({1, all_threads()})
-    python = (sys.executable, "-m")
-    found = [Program("mnist_jax", n, (*python, "benchmarks.jax_program")) for n in counts]
-    for variant in VARIANTS if torch else ():
-        command = (*python, "benchmarks.torch_reference", "--variant", variant)
-        alone = variant == "dataloader"  # it is timed as it would be run
-        found += [
-            Program(f"pytorch {variant}", n, command) for n in (counts[-1:] if alone else counts)
-        ]
+def check(config: Config) -> None:
+    """Checks all options.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    refuse_unless_positive(config, "repeats", "epochs")
+    options.refuse_unless_writable(config, "json", "figure")
+
+
+def programs(
+    placements: Sequence[Placement], common: Sequence[str], console: Console
+) -> list[Program]:
+    """All programs that this machine can run, on one thread and on all.
+
+    Args:
+      placements: of the block.
+      common: options of every program.
+      console: for why something is left out.
+    """
+    on_cpu = processes.platform() == "cpu"
+    torch = importlib.util.find_spec("torch") is not None
+    if not on_cpu:
+        console.print("JAX does not compute on the CPU: mnist_jax alone")
+    elif not torch:
+        console.print("PyTorch is not installed (pip install -e '.[torch]'): mnist_jax alone")
+    counts = [all_threads()]
+    if on_cpu and core_distance.can_choose_cores():
+        counts = sorted({1, all_threads()})
+    found = []
+    for placement in placements:
+        kinds = [(OURS, n, ("-m", "benchmarks.jax_program")) for n in counts]
+        for variant in get_args(Variant) if torch and on_cpu else ():
+            command = ("-m", "benchmarks.torch_program", "--variant", variant)
+            name = f"pytorch {variant}"
+            # The report's own loop is timed as it would be run.
+            kinds += [(name, n, command) for n in (counts[-1:] if name == LOOP else counts)]
+        for name, n, command in kinds:
+            chosen = (*command, "--placement", placement, "--threads", str(n), *common)
+            found.append(Program(name, placement, n, chosen))
     return found
 
 
-def measure(config: Config, console: Console) -> dict[str, Any]:
-    """Runs everything in turn; `conditions` and `rows`, see `experiments.figures.epoch_times`."""
-    torch = importlib.util.find_spec("torch") is not None
-    if not torch:
-        console.print("PyTorch is not installed (pip install -e '.[torch]'): mnist_jax alone")
-    placements = PLACEMENTS if config.placement is None else (config.placement,)
-    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    conditions: dict[str, Any] = {"repeats": config.repeats, "epochs": config.epochs, "load": []}
-    failed: set[tuple[str, int]] = set()
-    for number in range(1, config.repeats + 1):
-        for placement in placements:
-            for program in programs(torch):
-                if (program.name, program.threads) in failed:
-                    continue
-                conditions["load"].append(os.getloadavg()[0])
-                before = _core_distance()
-                result = _run(program, placement, config)
-                if isinstance(result, str):
-                    failed.add((program.name, program.threads))
-                    console.print(f"{program.name} is left out: {result}")
-                    continue
-                if program.name == "mnist_jax" and result["platform"] != "cpu":
-                    torch = False
-                    failed.add((program.name, 1))  # threads mean nothing there
-                if program.threads == all_threads():
-                    conditions |= result.get("conditions", {"torch": result.get("torch")})
-                row = rows.setdefault(
-                    (program.name, placement, program.threads),
-                    {
-                        "program": program.name,
-                        "placement": placement,
-                        "threads": program.threads,
-                        "epoch_seconds": [],
-                        "warm_up_seconds": [],
-                        "compile_seconds": [],
-                        "evaluation_seconds": [],
-                        "matrix_product_gflops": [],
-                        "peak_memory_mib": [],
-                        "core_distance_ns": [],
-                    },
-                )
-                _add(row, result)
-                if before is not None:
-                    row["core_distance_ns"].append(max(before, _core_distance()))
-                console.print(
-                    f"{number}/{config.repeats} {placement} {program.name}, "
-                    f"{program.threads} threads: {row['epoch_seconds'][-1]:.2f} s"
-                )
-    return {"conditions": conditions, "rows": list(rows.values())}
+def measure(found: Sequence[Program], repeats: int, seed: int, console: Console) -> dict[str, Any]:
+    """Runs every program so often; a program that fails is left out.
+
+    Returns:
+      `conditions`, with the order of the processes, and `rows`, see `EACH`.
+
+    Raises:
+      FailedError: no program could be timed.
+    """
+    rows: dict[Program, Row] = {}
+    failed: set[Program] = set()
+    conditions: dict[str, Any] = {}
+    order = processes.in_random_order(found, repeats, seed)
+    for number, program in order:
+        if program in failed:
+            continue
+        distance = core_distance.in_a_process()
+        try:
+            result, finished = processes.run_for_json(program.command)
+        except ProcessError as error:
+            failed.add(program)
+            rows.pop(program, None)
+            what = f"{program.name}, {program.placement}, {program.threads} threads"
+            console.print(f"{what} is left out: {error}")
+            continue
+        if program.threads == all_threads():
+            versions = conditions.get("versions", {}) | result["conditions"]["versions"]
+            conditions = result["conditions"] | {"versions": versions}
+        if distance is not None:
+            distance = max(distance, core_distance.in_a_process() or 0)
+        row = rows.setdefault(program, _empty(program))
+        for name, value in values_of(result, finished).items():
+            row[name].append(value)
+        row["core_distance_ns"].append(distance)
+        console.print(
+            f"{number}/{repeats} {program.placement} {program.name}, {program.threads} threads: "
+            f"{row['epoch_seconds'][-1]:.2f} s"
+        )
+    if not rows:
+        raise FailedError("nothing could be timed")
+    conditions["order"] = [f"{p.name} {p.placement} {p.threads}" for _, p in order]
+    # As they were listed, not as they ran.
+    return {"conditions": conditions, "rows": [rows[p] for p in found if p in rows]}
 
 
-def _run(program: Program, placement: str, config: Config) -> dict[str, Any] | str:
-    command = [*program.command, "--placement", placement, "--threads", str(program.threads)]
-    command += ["--epochs", str(1 + config.epochs)]
-    if config.data_dir:
-        command += ["--data-dir", str(config.data_dir)]
-    return run_program(command, program.threads)
+def _empty(program: Program) -> Row:
+    row: Row = {"program": program.name, "placement": program.placement}
+    return row | {"threads": program.threads} | {name: [] for name in EACH}
 
 
-def run_program(command: Sequence[str], cores: int) -> dict[str, Any] | str:
-    """The JSON that a program prints in a fresh process on so many cores, or why there is none."""
-    keep = None
-    if hasattr(os, "sched_setaffinity") and cores < all_threads():
-        chosen = sorted(os.sched_getaffinity(0))[:cores]
-        keep = partial(os.sched_setaffinity, 0, chosen)
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [*command, "--json", "-"], capture_output=True, text=True, cwd=root, preexec_fn=keep
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return lines[-1] if lines else f"exit status {done.returncode}"
-    return json.loads(done.stdout.splitlines()[-1])
+def values_of(result: Mapping[str, Any], finished: Finished) -> dict[str, float | None]:
+    """What one process adds to a row."""
+    first, *others = result["runs"][0]["epochs"]
+    seconds = statistics.median(row["seconds"] for row in others)
+    return {
+        "epoch_seconds": seconds,
+        "warm_up_seconds": first["seconds"] - seconds,
+        "compile_seconds": result["compile_seconds"],
+        "evaluation_seconds": statistics.median(row["evaluation_seconds"] for row in others),
+        "cpus": statistics.median(row["cpu_seconds"] / row["seconds"] for row in others),
+        "matrix_product_gflops": result["matrix_product_gflops"],
+        "peak_memory_mib": finished.peak_memory_mib,
+        **finished.conditions._asdict(),
+    }
 
 
-def _core_distance() -> float | None:
-    """Nanoseconds, see benchmarks/core_distance.py; None where they cannot be measured."""
-    command = [sys.executable, "-m", "benchmarks.core_distance"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    return float(done.stdout.split()[0]) if done.returncode == 0 else None
+def show(timing: Mapping[str, Any], console: Console) -> None:
+    """Prints everything; see the module."""
+    for line in conditions_lines(timing):
+        console.print(line)
+    for placement in PLACEMENTS:
+        rows = [row for row in timing["rows"] if row["placement"] == placement]
+        if rows:
+            terminal.print_table(console, table(placement, rows))
+            for line in summary_lines(rows):
+                console.print(line)
+    for line in same_time_lines(timing["rows"]):
+        console.print(line)
 
 
-def _add(row: dict[str, list[float]], result: Mapping[str, Any]) -> None:
-    seconds = statistics.median(result["epoch_seconds"])
-    row["epoch_seconds"].append(seconds)
-    row["warm_up_seconds"].append(result["first_epoch_seconds"] - seconds)
-    row["evaluation_seconds"].append(statistics.median(result["evaluation_seconds"][1:]))
-    for name in ("compile_seconds", "matrix_product_gflops", "peak_memory_mib"):
-        if name in result:
-            row[name].append(result[name])
-
-
-def conditions_lines(conditions: Mapping[str, Any]) -> Iterator[str]:
+def conditions_lines(timing: Mapping[str, Any]) -> Iterator[str]:
     """What the numbers depend on."""
-    packages = conditions["packages"]
+    conditions = timing["conditions"]
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     yield (
         f"{conditions['cpu']}, {conditions['threads']} cores; devices: "
-        f"{', '.join(conditions['devices'])}; Python {conditions['python']}, "
-        f"jaxlib {packages['jaxlib']}, PyTorch {conditions.get('torch', 'not timed')}"
+        f"{', '.join(conditions['devices'])}; Python {conditions['python']}, {versions}"
     )
-    yield f"XLA_FLAGS {conditions['xla_flags']}"
-    load = conditions["load"]
-    yield f"load average before each process: median {statistics.median(load):.2f}, " + (
-        f"largest {max(load):.2f}; {conditions['repeats']} processes of each program"
-    )
-
-
-def table(timing: Mapping[str, Any]) -> Table:
-    """A row for each program, placement and number of threads."""
-    grid = Table(title="Seconds of a training epoch")
-    for name in ("placement", "program"):
-        grid.add_column(name, no_wrap=True)
-    for name in (
-        "threads",
-        "median",
-        "range",
-        "times mnist_jax",
-        "in pairs",
-        "compile, warm-up",
-        "ns apart",
+    if conditions["xla_flags"]:
+        yield f"XLA_FLAGS {conditions['xla_flags']}"
+    beside = ", beside one busy process at nice 19" if conditions["beside_busy"] else ""
+    yield f"{conditions['repeats']} processes of each program in random order{beside}"
+    for name, what in (
+        ("load_average", "load average before a process"),
+        ("other_cpus", "CPUs that others kept busy"),
+        ("stolen_cpus", "CPUs withheld by the host"),
+        ("core_distance_ns", "nanoseconds to the other core and back"),
     ):
-        grid.add_column(name, justify="right", no_wrap=True)
-    rows = sorted(timing["rows"], key=lambda row: PLACEMENTS.index(row["placement"]))
+        values = [value for row in timing["rows"] for value in row[name] if value is not None]
+        if values:
+            yield f"{what}: median {statistics.median(values):.2f}, largest {max(values):.2f}"
+
+
+def table(placement: Placement, rows: Sequence[Row]) -> Table:
+    """A row for each program and number of threads."""
+    grid = Table(title=f"Seconds of an epoch, block {placement}", box=box.SIMPLE_HEAD)
+    grid.add_column("program")
+    headings = ("threads", "median", "range", "ratio", "first", "CPUs", "others")
+    for name in headings:
+        grid.add_column(name, justify="right")
     for row in rows:
         seconds = row["epoch_seconds"]
-        peer = _find(timing, "mnist_jax", row["placement"], row["threads"])
-        ratio, pairs = ("", "") if peer is row or peer is None else ratios(row, peer)
-        extra = statistics.median(row["warm_up_seconds"])
-        extra += statistics.median(row["compile_seconds"] or [0])
+        peer = _find(rows, OURS, row["threads"])
+        others = [value for value in row["other_cpus"] if value is not None]
         grid.add_row(
-            row["placement"],
             row["program"],
             str(row["threads"]),
             f"{statistics.median(seconds):.2f}",
             f"{min(seconds):.2f} to {max(seconds):.2f}",
-            ratio,
-            pairs,
-            f"{extra:.1f}",
-            f"{min(apart):.0f} to {max(apart):.0f}" if (apart := row["core_distance_ns"]) else "",
+            "" if peer is None or peer is row else f"{ratio(row, peer):.2f}",
+            f"{_started(row):.1f}",
+            f"{statistics.median(row['cpus']):.2f}",
+            f"{max(others):.2f}" if others else "",
         )
     return grid
 
 
-def ratios(row: Mapping[str, Any], peer: Mapping[str, Any]) -> tuple[str, str]:
-    """How many times as long as its peer: the ratio of medians, and the range over the rounds."""
-    theirs, ours = row["epoch_seconds"], peer["epoch_seconds"]
-    pairs = [a / b for a, b in zip(theirs, ours, strict=False)]
-    ratio = statistics.median(theirs) / statistics.median(ours)
-    return f"{ratio:.2f}", f"{min(pairs):.2f} to {max(pairs):.2f}"
+def _started(row: Row) -> float:
+    """Seconds that the first epoch takes longer than others, compilation included."""
+    compiling = [value or 0 for value in row["compile_seconds"]]
+    both = zip(compiling, row["warm_up_seconds"], strict=True)
+    return statistics.median(sum(pair) for pair in both)
 
 
-def summary_lines(timing: Mapping[str, Any]) -> Iterator[str]:
-    """What the table comes to; see the module's docstring."""
-    for placement in PLACEMENTS:
-        rows = [row for row in timing["rows"] if row["placement"] == placement]
-        ours = [row for row in rows if row["program"] == "mnist_jax"]
-        if not ours:
-            continue
-        best = min(ours, key=_median)
+def ratio(row: Row, peer: Row) -> float:
+    """How many times as long as its peer, medians against each other."""
+    return _median(row) / _median(peer)
+
+
+def in_pairs(row: Row, peer: Row) -> str:
+    """The range of the same ratio over the rounds."""
+    ratios = [a / b for a, b in zip(row["epoch_seconds"], peer["epoch_seconds"], strict=True)]
+    return f"in pairs {min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """What the rows of one placement come to."""
+    ours = [row for row in rows if row["program"] == OURS]
+    if not ours:
+        return
+    best = min(ours, key=_median)
+    memory = [value for value in best["peak_memory_mib"] if value is not None]
+    yield (
+        f"mnist_jax on {best['threads']} threads: {_median(best):.2f} s, evaluation "
+        f"{statistics.median(best['evaluation_seconds']):.3f} s, "
+        + (f"peak memory {max(memory):.0f} MiB, " if memory else "")
+        + f"{arithmetic_share(best):.0%} of the arithmetic limit"
+    )
+    one, every = _find(rows, OURS, 1), _find(rows, OURS, all_threads())
+    if one is not None and every is not None and one is not every:
         yield (
-            f"{placement}: mnist_jax {_median(best):.2f} s, evaluation "
-            f"{statistics.median(best['evaluation_seconds']):.3f} s, peak memory "
-            f"{max(best['peak_memory_mib']):.0f} MiB, {arithmetic_share(best):.0%} of the "
-            f"arithmetic limit"
+            f"{every['threads']} threads take {ratio(every, one):.2f} of one thread's time, the "
+            f"slowest process {max(every['epoch_seconds']) / _median(one):.2f}"
         )
-        loops = [row for row in rows if row["program"] == "pytorch dataloader"]
-        theirs = [row for row in rows if row not in ours and row not in loops]
-        for name, peers in (("the fastest PyTorch, ", theirs), ("", loops)):
-            if peers:
-                peer = min(peers, key=_median)
-                ratio, pairs = ratios(peer, best)
-                yield (
-                    f"  {ratio} times as fast as {name}{peer['program']} on {peer['threads']} "
-                    f"threads ({_median(peer):.2f} s; in pairs {pairs})"
-                )
-    for row in timing["rows"]:
+    loops = [row for row in rows if row["program"] == LOOP]
+    theirs = [row for row in rows if row not in ours and row not in loops]
+    for name, peers in (("the fastest PyTorch, ", theirs), ("", loops)):
+        if peers:
+            peer = min(peers, key=_median)
+            yield (
+                f"{ratio(peer, best):.2f} times as fast as {name}{peer['program']} on "
+                f"{peer['threads']} threads ({_median(peer):.2f} s; {in_pairs(peer, best)})"
+            )
+
+
+def same_time_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Whether the networks with the block in its two places take about the same time."""
+    for row in rows:
         if row["placement"] == "after_fc1":
-            before = _find(timing, row["program"], "before_fc1", row["threads"])
+            same = [other for other in rows if other["placement"] == "before_fc1"]
+            before = _find(same, row["program"], row["threads"])
             if before is not None:
-                ratio, pairs = ratios(row, before)
                 yield (
                     f"after_fc1 / before_fc1, {row['program']} on {row['threads']} threads: "
-                    f"{ratio} (in pairs {pairs})"
+                    f"{ratio(row, before):.2f} ({in_pairs(row, before)})"
                 )
 
 
-def arithmetic_share(row: Mapping[str, Any]) -> float:
+def arithmetic_share(row: Row) -> float:
     """The share of the speed of a matrix product that the epoch's multiply-adds reach."""
-    operations = 2 * 60_000 * training_multiply_adds(row["placement"])
+    operations = 2 * TRAIN_SIZE * training_multiply_adds(row["placement"])
     limit = statistics.median(row["matrix_product_gflops"]) * 1e9
     return operations / _median(row) / limit
 
@@ -312,7 +383,7 @@ def training_multiply_adds(placement: Placement) -> int:
     On one pixel eight of a 3x3 kernel's nine taps meet padding alone and are not counted.
     """
     total = 0
-    for layer in summary(placement):
+    for layer in summary(settings.model_of(settings.REPORT, placement)):
         products = layer.multiply_adds
         if layer.name.startswith("resnet_block/conv") and layer.shape[1:] == (1, 1):
             products //= 9
@@ -320,14 +391,13 @@ def training_multiply_adds(placement: Placement) -> int:
     return total
 
 
-def _median(row: Mapping[str, Any]) -> float:
+def _median(row: Row) -> float:
     return statistics.median(row["epoch_seconds"])
 
 
-def _find(timing: Mapping[str, Any], program: str, placement: str, threads: int) -> Any:
-    key = program, placement, threads
-    for row in timing["rows"]:
-        if (row["program"], row["placement"], row["threads"]) == key:
+def _find(rows: Sequence[Row], program: str, threads: int) -> Row | None:
+    for row in rows:
+        if (row["program"], row["threads"]) == (program, threads):
             return row
     return None
 

@@ -1,172 +1,120 @@
-"""Our training in a process of its own, timed epoch by epoch: the peer of torch_reference.
+"""Trains the report's network in JAX and times every epoch.
 
     python -m benchmarks.jax_program --placement after_fc1 --epochs 3
 
-prints a line an epoch; `--json -` prints one JSON object instead. Compilation is timed apart. The
-first epoch is kept apart from the others, because it contains what warms up.
+It is the peer of `torch_program`: the same options, the same lines, the same JSON. It prints the
+report's own line for each epoch, with the seconds of training alone. Everything is compiled before
+the first epoch, which still takes longer than the others, because it touches all memory first.
 """
 
-import json
-import os
-import resource
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-import tyro
 
-from experiments.manifest import manifest
-from experiments.run import Config as Defaults
-from experiments.run import keys_of
+from benchmarks import program
+from benchmarks.program import Side
+from experiments import settings
 from mnist_jax import train as training
-from mnist_jax.data import NORMALISATIONS, Split, digests, load_mnist
+from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
-from mnist_jax.model import LeNet, Placement
-from mnist_jax.sources import DataError
+from mnist_jax.model import Placement
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train the report's network in JAX and time each epoch."""
-
-    placement: Placement = "after_fc1"
-    """Where the residual block stands."""
-    epochs: int = 3
-    """Passes over the training images."""
-    batch_size: int = 64
-    """Images a step."""
-    examples: int = 60_000
-    """Of the training set, the first so many."""
-    threads: int | None = None
-    """On CPU, the cores to run on; else all that the process may use. Linux only."""
-    seed: int = 0
-    """Of the initial weights and the order of the images."""
-    data_dir: Path | None = None
-    """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    mirror: Path | None = None
-    """A directory with the four original files; else MNIST_MIRROR."""
-    json: str | None = None
-    """Where to write the result as JSON; - is the standard output, in place of the lines."""
-
-
-class Epoch(NamedTuple):
-    """One epoch and what it took."""
-
-    train_seconds: float
-    test_seconds: float
-    train: Metrics
-    test: Metrics
+class Config(program.Options):
+    """Train the report's network in JAX and time every epoch."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    if config.threads is not None:
-        keep_to(config.threads)
-    try:
-        train, test = load_mnist(config.data_dir, config.mirror)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    compile_seconds, timed = run(config, Split(*(x[: config.examples] for x in train)), test)
-    epochs: list[Epoch] = []
-    for epoch in timed:
-        epochs.append(epoch)
-        if config.json != "-":
-            print(_line(len(epochs), epoch), flush=True)
-    if config.json:
-        seconds = [epoch.train_seconds for epoch in epochs]
-        result = {
-            "config": asdict(config),
-            "conditions": manifest(digests(train, test)),
-            "platform": jax.default_backend(),
-            "compile_seconds": compile_seconds,
-            "first_epoch_seconds": seconds[0],
-            "epoch_seconds": seconds[1:],
-            "evaluation_seconds": [epoch.test_seconds for epoch in epochs],
-            "train_loss": epochs[-1].train.mean_loss,
-            "test_accuracy_percent": epochs[-1].test.accuracy_percent,
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "matrix_product_gflops": matrix_product_gflops(),
-        }
-        text = json.dumps(result, default=str)
-        if config.json == "-":
-            print(text)
-        else:
-            Path(config.json).write_text(text + "\n")
-    return 0
+
+    def of_config(config: Config, train: Split, test: Split) -> Side:
+        one_cycle = config.schedule == "one_cycle"
+        return ready(
+            train,
+            test,
+            placement=config.placement,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            one_cycle=one_cycle,
+            learning_rate=(config.peak_learning_rate if one_cycle else config.learning_rate),
+            nesterov=config.nesterov,
+        )
+
+    name = "benchmarks.jax_program"
+    return program.main(Config, of_config, arguments, name=name, description=__doc__)
 
 
-def keep_to(cores: int) -> None:
-    """Keeps this process to so many cores; before JAX starts, which makes a thread for each.
-
-    Raises:
-      ValueError: it may not use so many.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    if not 1 <= cores <= len(allowed):
-        raise ValueError(f"threads must be from 1 to {len(allowed)}: {cores}")
-    os.sched_setaffinity(0, allowed[:cores])
-
-
-def run(config: Config, train: Split, test: Split) -> tuple[float, Iterator[Epoch]]:
-    """Compiles the training epoch; returns the seconds that took, and each epoch as it ends."""
-    defaults = Defaults()
-    mean, std = NORMALISATIONS[defaults.normalisation]
-    common: dict[str, Any] = {"model": LeNet(config.placement), "mean": mean, "std": std}
-    tx = optax.sgd(defaults.learning_rate, defaults.momentum)
-    init_key, order_key = keys_of(config.seed)
-    train, test = jax.tree.map(jnp.asarray, (train, test))
-    state = jax.jit(partial(training.init_state, common["model"], tx))(init_key)
-    numbers = range(1, config.epochs + 1)
-    orders = [training.epoch_order(order_key, n, train.labels.shape[0]) for n in numbers]
-
-    start = time.perf_counter()
-    train_epoch = (
-        jax.jit(partial(training.train_epoch, tx=tx, batch_size=config.batch_size, **common))
-        .lower(state, train, orders[0])
-        .compile()
+def ready(
+    train: Split,
+    test: Split,
+    *,
+    placement: Placement,
+    epochs: int,
+    batch_size: int,
+    one_cycle: bool,
+    learning_rate: float,
+    nesterov: bool,
+) -> Side:
+    """Compiles the programs of one training; arguments as in `program.Options`."""
+    size = len(train.labels)
+    model = settings.model_of(settings.REPORT, placement)
+    steps = epochs * -(-size // batch_size)
+    tx = settings.sgd(
+        learning_rate,
+        settings.REPORT.momentum,
+        nesterov=nesterov,
+        one_cycle_steps=steps if one_cycle else None,
     )
-    compile_seconds = time.perf_counter() - start
-    evaluate = jax.jit(partial(training.evaluate, batch_size=500, **common))
-    evaluate = evaluate.lower(state, test).compile()
+    sizes = {"batch_size": batch_size, "test_batch_size": settings.TEST_BATCH_SIZE}
 
-    def epochs(state):
-        for order in orders:
-            start = time.perf_counter()
-            state, trained = jax.block_until_ready(train_epoch(state, train, order))
-            middle = time.perf_counter()
-            tested = jax.block_until_ready(evaluate(state, test))
-            yield Epoch(middle - start, time.perf_counter() - middle, trained, tested)
+    began = time.perf_counter()
+    programs = training.compiled(model, tx, **sizes)
+    programs = training.ahead_of_time(programs, size, len(test.labels))
+    compile_seconds = time.perf_counter() - began
+    train, test = jax.device_put((train, test))
 
-    return compile_seconds, epochs(state)
+    def start(seed: int) -> tuple[training.TrainState, jax.Array]:
+        init_key, order_key = settings.keys_of(seed)
+        return jax.block_until_ready((programs.init_state(init_key), order_key))
 
+    def train_epoch(of_seed: Any, number: int) -> tuple[Any, Metrics]:
+        state, order_key = of_seed
+        order = training.epoch_order(order_key, number, size)
+        state, sums = jax.block_until_ready(programs.train_epoch(state, train, order))
+        return (state, order_key), sums
 
-def matrix_product_gflops(size: int = 1024, times: int = 20) -> float:
-    """The speed of a large float32 matrix product, 10^9 operations a second."""
-    a = jnp.ones((size, size))
-    product = jax.jit(lambda a, b: a @ b).lower(a, a).compile()
-    product(a, a).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(times):
-        b = product(a, a)
-    b.block_until_ready()
-    return 2 * size**3 * times / (time.perf_counter() - start) / 1e9
+    def evaluate(of_seed: Any) -> Metrics:
+        state, _ = of_seed
+        evaluated = programs.evaluate(training.variables_of(state), test)
+        return jax.block_until_ready(evaluated).metrics
 
-
-def _line(number: int, epoch: Epoch) -> str:
-    return (
-        f"Epoch {number}, train:: loss: {epoch.train.mean_loss:.4f} test:: accuracy: "
-        f"{epoch.test.accuracy_percent:.4f}% ({epoch.train_seconds:.2f} s, evaluation "
-        f"{epoch.test_seconds:.2f} s)"
+    return Side(
+        start=start,
+        train_epoch=train_epoch,
+        recalibrate=lambda of_seed: of_seed,
+        evaluate=evaluate,
+        multiply=multiply,
+        compile_seconds=compile_seconds,
+        versions={"jaxlib": version("jaxlib")},
     )
+
+
+def multiply(size: int, times: int) -> None:
+    """Multiplies two matrices of ones so often."""
+    ones = jnp.ones((size, size))
+    jax.block_until_ready([jnp.matmul(ones, ones) for _ in range(times)])
 
 
 if __name__ == "__main__":

@@ -2,87 +2,94 @@
 
     python -m benchmarks.kernels
 
-Every kernel runs inside `lax.scan`, as in the training epoch, at the shapes of the networks, on
-batches of 64: its value alone, then its value and its gradient by weights and input. The forms run
-in turn; the table has medians and ranges over `--repeats`.
+Method. Every kernel runs inside a loop of one compiled program, as it does in the training epoch,
+at the shapes of the networks: once its value alone, and once its value and its gradient by weights
+and input. Both forms are compiled with the options of the training programs and run in turn, so
+that a disturbance of the machine meets both. The table has the median over `--repeats` and the
+range, in microseconds. The reference form of conv1's value is the faster one; training needs the
+gradient too.
 
-What was tried for the step of the network without a block, and what became of it. Measured once
-each on two cores of an AMD EPYC with jaxlib 0.10.2, microseconds of one step or part; most of these
-variants are no longer in the tree.
+Conditions. The load average is recorded before each measurement.
+
+What was tried for the training step of the network without a block. Each idea was measured once, in
+turn with the form that it was to replace, on two cores of an AMD EPYC with jaxlib 0.10.2. Most of
+the variants are no longer in the tree.
 
 Kept
-- A product of 6x6 windows for convolution and pooling together, in place of convolutions in a scan
-  (jax issue 12868): a step takes 550; the two stages from stock operations alone, 10,600.
-- The batch last, everywhere. With the channels last, vectors of 6 or 16 fill no register. The dense
-  layers too: 550 in place of 580.
-- Barriers where an array must exist, and the flag that keeps them. Without them XLA fuses the
-  pooled image into each of the nine slices that read it.
-- The older loop emitters of jaxlib 0.10: the maximum of four [6, 12, 12, 32] arrays takes 7, with
-  the newer ones 107.
-- Two halves of the batch that do not wait for each other: 550 in place of 660. XLA runs one on each
-  thread, and each core keeps to its own half: on cores that lie far apart (core_distance.py) 0.9 s
-  an epoch in place of 1.2.
-- Weights as [36 C, 4 O]: laid out without a transpose (16 -> 3), and the product of conv2's weight
-  gradient takes 57 in place of 69 (half a batch on one core).
-- A gather of rows for the last step of the windows' gradient; as a transpose it was fused into the
-  next mask and read element by element (34 -> 13, half a batch on one core).
-- Pooling's choice as int8, made where the maximum is. Masks made again from the four convolution
-  values took 32 + 12 a step for both stages, this takes 10 + 6.
-- Images gathered as flat rows of bytes: 14 in place of 30.
-- Batch norm's gradient as one formula, over one run of numbers a channel: of 850 a step before fc1
-  it saves 80. JAX's own took seven loops, four of which computed an index for each element.
+- A convolution and the pooling after it are one matrix product over windows of 6 x 6 pixels. XLA
+  compiles the gradient of a convolution inside a loop to an unoptimised loop on CPU (jax issue
+  12868), and a step from stock operations takes 19 times as long.
+- The batch is the last axis of every array. With the channels last, vectors of 6 or 16 numbers fill
+  no register. In the dense layers alone this saves 5 % of a step.
+- A barrier stands where an array must exist in memory, and a compile option keeps it there. Without
+  them XLA computes the pooled image anew in each of the nine slices that read it.
+- The older loop emitters of jaxlib 0.10 compile the loops. With the newer ones, which compute an
+  index for each element, the maximum of four arrays takes 15 times as long.
+- A batch is computed in two halves that do not wait for each other, so that XLA runs one on each
+  thread. This saves 17 % of a step.
+- Weights are laid out as [36 C, 4 O], which needs no transpose, and with which the product of
+  conv2's weight gradient takes 17 % less.
+- The last step of the windows' gradient gathers rows. As a transpose it was fused into the mask
+  that follows, read element by element, and took 2.6 times as long.
+- The choice that the pooling made is kept as int8 where the maximum is computed. To find it again
+  from the four values took 2.8 times as long.
+- Images are gathered as flat rows of bytes, in half the time.
+- The gradient of batch normalisation is one formula, over one run of numbers for each channel. It
+  saves 9 % of a step before fc1. The gradient that JAX derives took seven loops, and four of them
+  computed an index for each element.
 
 Dropped
-- Four parts of the batch: 790 in place of 590; four for conv1 alone, 610 in place of 550. Bands of
+- Four parts of a batch take a third longer than two, and four for conv1 alone 10 % longer. Bands of
   conv1's rows, and halves for the block's 3x3 convolution, take longer too. Parts as loops inside
-  the loop run one after another: XLA gives them the same memory.
-- Eigen's products in place of YNNPACK's, oneDNN, another scheduler of thunks: within 2 %, or worse.
-- Two CPU devices that share each batch's convolutions (`parallel.train_epoch` with a batch axis):
-  0.60, 0.88 and 0.82 s an epoch against 0.52, 0.72 and 0.69. Each exchange takes 58 or more, and
-  what follows the convolutions is computed twice. Where the cores lie far apart it is the faster
-  one: the same 0.60, 0.88 and 0.82 against 0.93, 1.36 and 1.14.
-- conv2's weight gradient put off until conv1's is ready, so that both cores have one: 640 in place
-  of 700 for the whole batch, but 650 in place of 590 for halves.
-- conv1's weight gradient as a sum of products over parts of its columns: 67 in place of 98 for six
-  parts of 1,536, no gain for other numbers, and the forward product then takes 83 in place of 51.
-- Windows by larger blocks than rows: the gather takes 35 to 51 in place of 20.
-- Winograd's F(2x2, 5x5): a quarter of the multiply-adds, but 36 intermediate values for each pooled
-  pixel and channel where now there are 4, and XLA offers no loop that keeps them in cache. Not
-  built.
+  the loop run one after another, because XLA gives them the same memory.
+- Products by Eigen in place of YNNPACK, oneDNN, and another scheduler of XLA's operations are
+  within 2 %, or worse.
+- Two CPU devices that share each batch are slower than two threads of one, see
+  `mnist_jax.parallel.over_batch`.
+- To put off conv2's weight gradient until conv1's is ready, so that each core has one, saves 9 %
+  with the whole batch and costs 10 % with halves.
+- conv1's weight gradient as a sum of products over six parts of its columns takes a third less, but
+  then the product of the value takes 60 % more. Other numbers of parts gain nothing.
+- Windows by larger blocks than rows make the gather take 1.8 to 2.5 times as long.
+- Winograd's F(2x2, 5x5) would need a quarter of the multiply-adds, but 36 intermediate values for
+  each pooled pixel and channel where there are 4 now, and XLA offers no loop that keeps them in
+  cache. It was not built.
 
-What holds the rest. One core alone needs 0.77 s an epoch, so two could reach 0.39 and reach 0.52.
-XLA's executor hands work to a second thread when an operation says that it may block, or when more
-than eight are ready. The products of conv1's weight gradient say no such thing, because 36 x 24
-outputs are too few to divide: the two halves', 50 each, follow one another on one core while the
-other one waits. So do the dense layers, 130 a step. On one core, with the whole batch, the five
-products of the stages take 570 of 920, at half the speed of a large product (conv1's weights) to
-five sixths and more of it (conv2), and do 36/25 of the arithmetic needed. After fc1, the
-optimiser's passes over the taps that meet padding alone, 230,400 of 304,106 parameters, take about
-70: they are as fast as the memory.
-
-conv1's value alone is faster in its reference form. Training needs the gradient too.
+What holds the rest. XLA hands work to a second thread where an operation says that it may block, or
+where more than eight operations are ready. The products of conv1's weight gradient say no such
+thing, because their 36 x 24 outputs are too few to divide. So those of the two halves follow one
+another on one core while the other core waits, and so do the dense layers. On one core the five
+products of the two stages take three fifths of a step, at half the speed of a large product
+(conv1's weight gradient) to five sixths of it (conv2), and they do 36/25 of the arithmetic that
+convolutions need. After fc1 the optimiser also passes over 230,400 parameters whose gradient is
+always zero, because they meet padding alone; that takes a tenth of a step.
 """
 
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import functools
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import lax
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
+from benchmarks import processes
+from experiments import files, options, terminal
 from experiments.manifest import manifest
-from mnist_jax import kernels
+from experiments.options import OptionalPath, refuse, refuse_unless_positive
+from mnist_jax import compilation, kernels
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,13 @@ class Config:
     """Time each kernel against its reference form."""
 
     batch_size: int = 64
-    """Images."""
+    """Number of images, at least 1."""
     repeats: int = 5
-    """Measurements of each form."""
+    """Number of measurements of each form, at least 1."""
     seconds: float = 0.2
-    """A measurement repeats the kernel for about so long."""
-    json: Path | None = None
-    """Where to write everything measured."""
+    """Time for which a measurement repeats the kernel, above 0."""
+    json: OptionalPath = None
+    """File for everything measured, as JSON."""
 
 
 class Kernel(NamedTuple):
@@ -106,6 +113,10 @@ class Kernel(NamedTuple):
     fast: Callable[..., jax.Array]
     reference: Callable[..., jax.Array]
     shapes: tuple[tuple[int, ...], ...]  # of the input without its batch, then of the weights
+
+
+def _normalised(batch_norm: Callable[..., Any], x: jax.Array, *weights: jax.Array) -> jax.Array:
+    return batch_norm(x.reshape(x.shape[0], -1), *weights, 1e-5)[0]
 
 
 KERNELS = (
@@ -135,8 +146,8 @@ KERNELS = (
     ),
     Kernel(
         "batch norm of 4x4",
-        lambda x, *weights: kernels.batch_norm(x.reshape(16, -1), *weights, 1e-5)[0],
-        lambda x, *weights: kernels.batch_norm_reference(x.reshape(16, -1), *weights, 1e-5)[0],
+        functools.partial(_normalised, kernels.batch_norm),
+        functools.partial(_normalised, kernels.batch_norm_reference),
         ((16, 4, 4), (16,), (16,)),
     ),
 )
@@ -144,60 +155,88 @@ KERNELS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, 120)  # also in a file
-    conditions = manifest({})
-    console.print(
-        f"{conditions['cpu']}, {conditions['threads']} threads, devices "
-        f"{', '.join(conditions['devices'])}, jaxlib {conditions['packages']['jaxlib']}, batches "
-        f"of {config.batch_size}, {config.repeats} measurements"
-    )
-    rows = list(measure(config))
-    grid = Table(title="Microseconds: median (range)")
-    for name in ("kernel", "what", "fast", "reference", "ratio"):
-        grid.add_column(name, no_wrap=True)
+
+    def body() -> int:
+        config = options.parse(Config, arguments, name="benchmarks.kernels", description=__doc__)
+        check(config)
+        console = terminal.console()
+        conditions = manifest({})
+        console.print(
+            f"{conditions['cpu']}, {conditions['threads']} threads, devices "
+            f"{', '.join(conditions['devices'])}, jaxlib {conditions['packages']['jaxlib']}, "
+            f"batches of {config.batch_size}, {config.repeats} measurements"
+        )
+        rows = list(measure(config.batch_size, config.repeats, config.seconds))
+        loads = [load for row in rows for load in row["load_average"] if load is not None]
+        if loads:
+            console.print(f"load average: {min(loads):.2f} to {max(loads):.2f}")
+        terminal.print_table(console, table(rows))
+        if config.json:
+            content = {"conditions": conditions, "batch_size": config.batch_size, "rows": rows}
+            files.write_whole(config.json, files.as_json(content))
+        return options.OK
+
+    return options.run_command(body)
+
+
+def check(config: Config) -> None:
+    """Checks all options.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    refuse_unless_positive(config, "batch_size", "repeats")
+    if not 0 < config.seconds < float("inf"):
+        refuse("seconds", "a finite number above 0", config.seconds)
+    options.refuse_unless_writable(config, "json")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each kernel, its value alone and with its gradient."""
+    grid = Table(title="Microseconds: median (range)", box=box.SIMPLE_HEAD)
+    for name in ("kernel", "what"):
+        grid.add_column(name)
+    for name in ("fast", "reference", "ratio"):
+        grid.add_column(name, justify="right")
     for row in rows:
         fast, reference = (statistics.median(row[form]) for form in ("fast", "reference"))
         cells = (_cell(row[form]) for form in ("fast", "reference"))
         grid.add_row(row["kernel"], row["what"], *cells, f"{reference / fast:.1f}")
-    console.print(grid)
-    if config.json:
-        content = {"conditions": conditions, "batch_size": config.batch_size, "rows": rows}
-        config.json.write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+    return grid
 
 
-def measure(config: Config) -> Iterator[dict[str, Any]]:
-    """Microseconds of each kernel in both forms, its value alone and with its gradient."""
+def measure(batch_size: int, repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """Microseconds of each kernel in both forms; arguments as in `Config`."""
     for kernel in KERNELS:
         rng = np.random.default_rng(0)
         image, *weights = kernel.shapes
-        shapes = ((*image, config.batch_size), *weights)
+        shapes = ((*image, batch_size), *weights)
         arrays = tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
         for what, wrap in (("value", _value), ("value, gradient", _value_and_gradient)):
             forms = {
-                "fast": Loop(wrap(kernel.fast), arrays, config.seconds),
-                "reference": Loop(wrap(kernel.reference), arrays, config.seconds),
+                "fast": Loop(wrap(kernel.fast), arrays, seconds),
+                "reference": Loop(wrap(kernel.reference), arrays, seconds),
             }
-            row: dict[str, Any] = {"kernel": kernel.name, "what": what, "fast": []}
-            row["reference"] = []
-            for _ in range(config.repeats):
+            row: dict[str, Any] = {"kernel": kernel.name, "what": what, "load_average": []}
+            row |= {form: [] for form in forms}
+            for _ in range(repeats):
+                row["load_average"].append(processes.load_average())
                 for form, loop in forms.items():
                     row[form].append(loop.microseconds())
             yield row
 
 
 class Loop:
-    """A function in a `lax.scan` whose every turn depends on the one before, so that none is saved.
+    """A function in a compiled loop.
 
-    A turn adds to one element of each input a number from the outputs, too small to change it.
+    Every turn depends on the one before, so that none is saved. It adds to one element of each
+    input a number from the outputs, too small to change it.
     """
 
     def __init__(self, function: Callable[..., Any], arrays: Sequence[jax.Array], seconds: float):
         self._arrays = arrays
-        compiled = jax.jit(functools.partial(_scan, function)).lower(jnp.int32(0), *arrays)
-        self._compiled = compiled.compile()
+        looped = compilation.jit(functools.partial(_loop, function))
+        self._compiled = looped.lower(jnp.int32(0), *arrays).compile()
         self.turns = 2
         self._time()  # to warm up
         while (took := self._time()) < seconds / 10:
@@ -215,8 +254,8 @@ class Loop:
         return time.perf_counter() - start
 
 
-def _scan(function, turns, *arrays):
-    def turn(_, carry):
+def _loop(function: Callable[..., Any], turns: jax.Array, *arrays: jax.Array) -> Any:
+    def turn(_: Any, carry: Any) -> Any:
         arrays, _ = carry
         outputs = function(*arrays)
         seen = 1e-30 * sum(output.reshape(-1)[0] for output in jax.tree.leaves(outputs))
@@ -227,12 +266,12 @@ def _scan(function, turns, *arrays):
     return lax.fori_loop(0, turns, turn, (arrays, nothing))
 
 
-def _value(function):
+def _value(function: Callable[..., jax.Array]) -> Callable[..., Any]:
     return function
 
 
-def _value_and_gradient(function):
-    def both(*arrays):
+def _value_and_gradient(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+    def both(*arrays: jax.Array) -> Any:
         y, pullback = jax.vjp(function, *arrays)
         return y, pullback(y)  # the gradient of half the sum of squares
 

@@ -1,47 +1,60 @@
-"""How does the time of a training epoch change with batch size, threads and training-set size?
+"""How does the time of an epoch change with batch size, threads and number of images?
 
     python -m benchmarks.scaling --placement after_fc1
 
-A fresh process for each measurement, `benchmarks.jax_program`; the settings run in turn, all of
-them once and then all again. A cell is the median over `--repeats` processes of the median epoch
-after the first, and the speed in images a second. On another device than the CPU the column of one
-thread means nothing and is left out.
+Method. Every measurement is a fresh process of `benchmarks.jax_program`. In each of `--repeats`
+rounds every setting runs once, in a random order of its own, drawn from `--seed` and recorded. A
+process trains one epoch to warm up and then `--epochs` more; its time is the median of those. A
+cell of the tables is the median over the processes, and the images trained on in a second.
+
+Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
+how many CPUs others kept busy meanwhile are recorded beside its time. Threads are cores that the
+process is kept to; where that cannot be done, or JAX computes on another device than the CPU, there
+is one column.
 """
 
-import json
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 import tyro
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
-from benchmarks.epoch_time import run_program
+from benchmarks import core_distance, processes
+from benchmarks.processes import ProcessError
+from experiments import files, options, terminal
 from experiments.manifest import threads as all_threads
+from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
+from mnist_jax.data import TRAIN_SIZE
 from mnist_jax.model import Placement
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-EXAMPLES = (3_750, 7_500, 15_000, 30_000, 60_000)
+EXAMPLES = (3_750, 7_500, 15_000, 30_000, TRAIN_SIZE)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Time a training epoch over batch sizes, threads and training-set sizes."""
+    """Time an epoch over batch sizes, threads and numbers of images."""
 
     placement: Placement = "after_fc1"
     """Where the residual block stands."""
     repeats: int = 3
-    """Processes of each setting."""
+    """Number of processes of each setting, at least 1."""
     epochs: int = 3
-    """Epochs timed in a process, after the one that warms up."""
-    data_dir: Path | None = None
-    """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    json: Path | None = None
-    """Where to write everything measured."""
+    """Number of epochs timed in a process, after the one that warms up, at least 1."""
+    seed: int = 0
+    """Seed of the random order of the processes."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    json: OptionalPath = None
+    """File for everything measured, as JSON."""
 
 
 class Setting(NamedTuple):
@@ -54,52 +67,88 @@ class Setting(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, 120)  # also in a file
-    seconds: dict[Setting, list[float]] = {}
-    conditions: dict[str, Any] = {}
-    platform = "cpu"
-    for number in range(1, config.repeats + 1):
-        for setting in settings():
-            if platform != "cpu" and setting.threads < all_threads():
-                continue
-            result = _run(setting, config)
-            if isinstance(result, str):
-                print(f"error: {setting}: {result}", file=sys.stderr)
-                return 1
-            platform, conditions = result["platform"], result["conditions"]
-            seconds.setdefault(setting, []).append(statistics.median(result["epoch_seconds"]))
-            console.print(f"{number}/{config.repeats} {setting}: {seconds[setting][-1]:.2f} s")
-    console.print(
-        f"block {config.placement}; {conditions['cpu']}, devices {conditions['devices']}, "
-        f"jaxlib {conditions['packages']['jaxlib']}; {config.repeats} processes a cell"
-    )
-    for grid in tables(seconds):
-        console.print(grid)
-    if config.json:
-        rows = [setting._asdict() | {"epoch_seconds": s} for setting, s in seconds.items()]
-        content = {"conditions": conditions, "placement": config.placement, "rows": rows}
-        config.json.write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+
+    def body() -> int:
+        config = options.parse(Config, arguments, name="benchmarks.scaling", description=__doc__)
+        check(config)
+        console = terminal.console()
+        choice = core_distance.can_choose_cores() and processes.platform() == "cpu"
+        counts = sorted({1, all_threads()}) if choice else [all_threads()]
+        order = processes.in_random_order(settings(counts), config.repeats, config.seed)
+        common = processes.data_words(config.data.data_dir, config.data.mirror)
+        common += ["--placement", config.placement, "--epochs", str(1 + config.epochs)]
+        rows: dict[Setting, dict[str, Any]] = {}
+        conditions: dict[str, Any] = {}
+        for number, setting in order:
+            conditions, values = measure(setting, common)
+            row = rows.setdefault(setting, {**setting._asdict(), **{name: [] for name in values}})
+            for name, value in values.items():
+                row[name].append(value)
+            console.print(f"{number}/{config.repeats} {setting}: {row['epoch_seconds'][-1]:.2f} s")
+        console.print(
+            f"block {config.placement}; {conditions['cpu']}, devices "
+            f"{', '.join(conditions['devices'])}, jaxlib {conditions['packages']['jaxlib']}; "
+            f"{config.repeats} processes a cell"
+        )
+        for grid in tables({setting: row["epoch_seconds"] for setting, row in rows.items()}):
+            terminal.print_table(console, grid)
+        if config.json:
+            conditions |= {"placement": config.placement, "order": [s for _, s in order]}
+            content = {"conditions": conditions, "rows": list(rows.values())}
+            files.write_whole(config.json, files.as_json(content))
+        return options.OK
+
+    return options.run_command(body)
 
 
-def settings() -> list[Setting]:
-    """Every batch size on the whole set and every size of the set in batches of 64."""
-    counts = sorted({1, all_threads()})
+def check(config: Config) -> None:
+    """Checks all options.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    refuse_unless_positive(config, "repeats", "epochs")
+    options.refuse_unless_writable(config, "json")
+
+
+def settings(counts: Sequence[int]) -> list[Setting]:
+    """Every batch size on all images, and every number of images in batches of 64.
+
+    Args:
+      counts: numbers of threads.
+    """
     by_batch = [Setting(size, EXAMPLES[-1], n) for size in BATCH_SIZES for n in counts]
     by_examples = [Setting(64, size, n) for size in EXAMPLES[:-1] for n in counts]
     return by_batch + by_examples
 
 
-def tables(seconds: dict[Setting, list[float]]) -> Iterator[Table]:
+def measure(
+    setting: Setting, common: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """The conditions of one process, and its values.
+
+    Raises:
+      FailedError: the process failed.
+    """
+    words = (f"--{name.replace('_', '-')}={value}" for name, value in setting._asdict().items())
+    try:
+        command = ("-m", "benchmarks.jax_program", *common, *words)
+        result, finished = processes.run_for_json(command)
+    except ProcessError as error:
+        raise FailedError(f"{setting}: {error}") from error
+    _, *epochs = result["runs"][0]["epochs"]
+    seconds = statistics.median(row["seconds"] for row in epochs)
+    return result["conditions"], {"epoch_seconds": seconds, **finished.conditions._asdict()}
+
+
+def tables(seconds: Mapping[Setting, Sequence[float]]) -> Iterator[Table]:
     """Time against batch size, and against the number of examples; a column a thread count."""
     counts = sorted({setting.threads for setting in seconds})
     for title, axis, fixed in (
         (f"{EXAMPLES[-1]:,} images", "batch_size", {"examples": EXAMPLES[-1]}),
         ("batches of 64", "examples", {"batch_size": 64}),
     ):
-        grid = Table(title=f"An epoch of {title}: seconds (images a second)")
+        grid = Table(title=f"An epoch of {title}: seconds (images a second)", box=box.SIMPLE_HEAD)
         for name in (axis.replace("_", " "), *(f"{n} threads" for n in counts)):
             grid.add_column(name, justify="right", no_wrap=True)
         values = {
@@ -113,15 +162,6 @@ def tables(seconds: dict[Setting, list[float]]) -> Iterator[Table]:
                 cells.append(f"{median:.3f} ({setting.examples / median:,.0f})")
             grid.add_row(f"{value:,}", *cells)
         yield grid
-
-
-def _run(setting: Setting, config: Config) -> dict[str, Any] | str:
-    command = [sys.executable, "-m", "benchmarks.jax_program", "--placement", config.placement]
-    command += ["--epochs", str(1 + config.epochs), "--batch-size", str(setting.batch_size)]
-    command += ["--examples", str(setting.examples)]
-    if config.data_dir:
-        command += ["--data-dir", str(config.data_dir)]
-    return run_program(command, setting.threads)
 
 
 if __name__ == "__main__":

@@ -1,148 +1,246 @@
 """How long does a whole run take, from the command to its exit?
 
-    python -m benchmarks.whole_run
+    python -m benchmarks.whole_run --variants channels_last --json whole_run.json
 
-The data are prepared before. In turn, `--repeats` times for each placement:
+Method. The data are prepared before. Every run is a fresh process of ten epochs, and there are
+`--repeats` of each program. In each round every program runs once for every placement, in a random
+order of its own, drawn from `--seed` and recorded. The programs are
 
-    cold      `python -m experiments.run`: 10 epochs with evaluation, tables, pictures
-    cached    the same with `--compile-cache`, filled by an earlier run
-    pytorch   `benchmarks.torch_reference --variant ...`: 10 epochs with evaluation
+    cold       `python -m experiments.run` with an empty directory for compiled programs: all ten
+               epochs with evaluation, checkpoints, tables and pictures
+    cached     the same with a directory that an earlier run has filled
+    pytorch    `python -m benchmarks.torch_program --variant ...`: ten epochs with evaluation; name
+               the variants that `benchmarks.epoch_time` found fastest
 
-The first training step cannot be seen from outside. It begins before the line of epoch 1, by at
-least what a later epoch takes; so the time of that line less the seconds of epoch 2 is an upper
-bound of it, which includes compiling the evaluation.
+The process of PyTorch also imports our own packages, JAX among them, for options and settings. The
+time of these imports alone is measured in each round, and what is given is without it.
+
+Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
+how many CPUs others kept busy meanwhile are recorded beside its time.
+
+Output. Medians: the seconds from start to exit; those besides the ten epochs, which are the seconds
+that the lines of the epochs say; those until the line of the first epoch; and the largest memory.
 """
 
-import json
-import os
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
+import importlib.util
+import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.epoch_time import VARIANTS
+from benchmarks import processes
+from benchmarks.processes import Finished, ProcessError
+from benchmarks.torch_program import Variant
+from experiments import files, options, settings, terminal
+from experiments.manifest import manifest
+from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
 from mnist_jax.model import PLACEMENTS, Placement
+
+COLD, CACHED, IMPORTS = "cold", "cached", "imports"
+EPOCH = re.compile(r"Epoch \d+, .*\((\d+\.\d+) s\)")
+# In a process that has what PyTorch's program needs in any case.
+TIME_IMPORTS = """
+import numpy, time
+start = time.perf_counter()
+import benchmarks.torch_program
+print(time.perf_counter() - start)
+"""
+
+Row = dict[str, Any]  # a program on a placement, with a list of each value over the rounds
 
 
 @dataclass(frozen=True)
 class Config:
-    """Time whole runs."""
+    """Time whole runs here and in PyTorch."""
 
     placement: Placement | None = None
     """Where the residual block stands; else all three."""
-    variant: Literal[*VARIANTS] = "eager"
-    """Which PyTorch program; name the fastest that benchmarks.epoch_time found."""
-    repeats: int = 3
-    """Runs of each program."""
-    json: Path | None = None
-    """Where to write everything measured."""
+    variants: tuple[Variant, ...] = ("eager", "channels_last")
+    """Programs of PyTorch, one or more."""
+    repeats: int = 5
+    """Number of runs of each program, at least 1."""
+    seed: int = 0
+    """Seed of the random order of the runs."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    json: OptionalPath = None
+    """File for everything measured, as JSON."""
 
 
-class Run(NamedTuple):
-    """One process."""
+class Program(NamedTuple):
+    """What is timed."""
 
-    seconds: float  # from start to exit
-    first_step_seconds: float | None  # at most; None for PyTorch
-    peak_memory_mib: float
+    name: str
+    placement: Placement | None  # None for what does not depend on it
+    command: tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, 120)  # also in a file
-    placements = PLACEMENTS if config.placement is None else (config.placement,)
-    runs: dict[tuple[str, str], list[Run]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for placement in placements:
-            for number in range(config.repeats + 1):
-                for name, command in _commands(placement, config, Path(scratch)):
-                    if number == 0 and name != "cached":
-                        continue  # round 0 fills the cache
-                    done = _time(command)
-                    if number:
-                        runs.setdefault((placement, name), []).append(done)
-                        console.print(f"{number}/{config.repeats} {placement} {name}: {done}")
-    console.print(_table(runs))
-    if config.json:
-        rows = [
-            {"placement": placement, "program": name, "runs": [run._asdict() for run in done]}
-            for (placement, name), done in runs.items()
-        ]
-        config.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0
+
+    def body() -> int:
+        config = options.parse(Config, arguments, name="benchmarks.whole_run", description=__doc__)
+        check(config)
+        console = terminal.console()
+        placements = PLACEMENTS if config.placement is None else (config.placement,)
+        common = processes.data_words(config.data.data_dir, config.data.mirror)
+        variants = config.variants
+        if importlib.util.find_spec("torch") is None:
+            console.print("PyTorch is not installed (pip install -e '.[torch]'): mnist_jax alone")
+            variants = ()
+        found = programs(placements, variants, common)
+        order = processes.in_random_order(found, config.repeats, config.seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = measure(order, Path(scratch), console)
+        terminal.print_table(console, table(rows))
+        if config.json:
+            asked = {"repeats": config.repeats, "seed": config.seed}
+            ran = {"order": [f"{program.name} {program.placement}" for _, program in order]}
+            content = {"conditions": asked | manifest({}) | ran, "rows": rows}
+            files.write_whole(config.json, files.as_json(content))
+        return options.OK
+
+    return options.run_command(body)
 
 
-def _commands(placement: str, config: Config, scratch: Path) -> list[tuple[str, list[str]]]:
-    ours = [sys.executable, "-m", "experiments.run", "--placement", placement]
-    ours += ["--out", str(scratch / "runs")]
-    commands = [
-        ("cold", ours),
-        ("cached", [*ours, "--compile-cache", str(scratch / "cache")]),
+def check(config: Config) -> None:
+    """Checks all options.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    refuse_unless_positive(config, "repeats")
+    options.refuse_unless_writable(config, "json")
+
+
+def programs(
+    placements: Sequence[Placement], variants: Sequence[Variant], common: Sequence[str]
+) -> list[Program]:
+    """All programs; `common` are the options that each of them gets."""
+    found = []
+    for placement in placements:
+        words = ("--placement", placement, *common)
+        ours = ("-m", "experiments.run", *words)
+        found += [Program(name, placement, ours) for name in (COLD, CACHED)]
+        for variant in variants:
+            theirs = ("-m", "benchmarks.torch_program", "--variant", variant, *words)
+            theirs = (*theirs, "--epochs", str(settings.EPOCHS))
+            found.append(Program(f"pytorch {variant}", placement, theirs))
+    if variants:
+        found.append(Program(IMPORTS, None, ("-c", TIME_IMPORTS)))
+    return found
+
+
+def measure(order: Sequence[tuple[int, Program]], scratch: Path, console: Console) -> list[Row]:
+    """Runs every program as often as it stands in the order.
+
+    Args:
+      order: rounds and programs.
+      scratch: a directory for runs and compiled programs.
+      console: for a line a run.
+
+    Raises:
+      FailedError: a program failed.
+    """
+    cache = scratch / "cache"
+    for program in dict.fromkeys(program for _, program in order if program.name == CACHED):
+        console.print(f"the cache is filled for {program.placement}")
+        _run(program, scratch, cache, "--epochs", "1")
+    rows: dict[Program, Row] = {}
+    for number, program in order:
+        name = f"cold-{number}-{program.placement}"
+        finished = _run(program, scratch, cache if program.name == CACHED else scratch / name)
+        row = rows.setdefault(program, {"program": program.name, "placement": program.placement})
+        for key, value in values_of(program, finished).items():
+            row.setdefault(key, []).append(value)
+        what = " ".join(filter(None, (program.placement, program.name)))
+        console.print(f"{number} {what}: {row['seconds'][-1]:.1f} s")
+    return list(rows.values())
+
+
+def _run(program: Program, scratch: Path, cache: Path, *words: str) -> Finished:
+    command = program.command
+    if program.name in (COLD, CACHED):
+        command = (*command, "--out", str(scratch / "runs"), "--compile-cache", str(cache), *words)
+    try:
+        return processes.run(command)
+    except ProcessError as error:
+        raise FailedError(f"{program.name} {program.placement}: {error}") from error
+
+
+def values_of(program: Program, finished: Finished) -> dict[str, float | None]:
+    """What one run adds to a row."""
+    if program.name == IMPORTS:
+        return {"seconds": float(finished.lines[-1][1])}
+    epochs = [
+        (at, float(match[1]))
+        for at, line in finished.lines
+        if (match := EPOCH.fullmatch(line)) is not None
     ]
-    if find_spec("torch"):
-        theirs = [sys.executable, "-m", "benchmarks.torch_reference", "--placement", placement]
-        commands.append(("pytorch", [*theirs, "--variant", config.variant, "--epochs", "10"]))
-    return commands
+    besides = finished.seconds - sum(seconds for _, seconds in epochs)
+    return {
+        "seconds": finished.seconds,
+        # The lines of PyTorch's program say the seconds without evaluation.
+        "besides_epochs_seconds": besides if program.name in (COLD, CACHED) else None,
+        "first_line_seconds": epochs[0][0],
+        "peak_memory_mib": finished.peak_memory_mib,
+        **finished.conditions._asdict(),
+    }
 
 
-def _time(command: list[str]) -> Run:
-    """Runs a program of ours or PyTorch's, reading its lines as they come."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    root = Path(__file__).parents[1]
-    lines: dict[int, tuple[float, float]] = {}  # epoch: when its line came, its seconds
-    start = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment
-    ) as process:
-        for line in process.stdout:
-            if line.startswith("Epoch "):
-                seconds = float(line.rpartition("(")[2].split()[0])
-                lines[len(lines) + 1] = time.perf_counter() - start, seconds
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    total = time.perf_counter() - start
-    if process.returncode:
-        raise SystemExit(f"error: exit status {process.returncode} of {' '.join(command)}")
-    ours = "experiments.run" in command
-    first = lines[1][0] - lines[2][1] if ours else None
-    return Run(total, first, usage.ru_maxrss / 1024)
-
-
-def _table(runs: dict[tuple[str, str], list[Run]]) -> Table:
-    grid = Table(title="Whole runs of 10 epochs, medians")
-    for name in ("placement", "program", "seconds", "range", "pytorch / this", "first step", "MiB"):
-        grid.add_column(name, no_wrap=True)
-    for (placement, name), done in runs.items():
-        seconds = [run.seconds for run in done]
-        theirs = runs.get((placement, "pytorch"))
-        ratio = "" if theirs is None or name == "pytorch" else _ratio(theirs, done)
-        firsts = [run.first_step_seconds for run in done if run.first_step_seconds is not None]
+def table(rows: Sequence[Row]) -> Table:
+    """A row for each program and placement; see the module."""
+    imports = [row for row in rows if row["program"] == IMPORTS]
+    grid = Table(title=f"Runs of {settings.EPOCHS} epochs, seconds", box=box.SIMPLE_HEAD)
+    grid.add_column("block")
+    grid.add_column("program")
+    headings = ("whole", "range", "besides epochs", "first line", "MiB", "pytorch / this")
+    for name in headings:
+        grid.add_column(name, justify="right")
+    without = {
+        (row["placement"], row["program"]): [
+            seconds
+            - (statistics.median(imports[0]["seconds"]) if "pytorch" in row["program"] else 0)
+            for seconds in row["seconds"]
+        ]
+        for row in rows
+        if row["program"] != IMPORTS
+    }
+    for row in sorted(rows, key=lambda row: PLACEMENTS.index(row["placement"] or "none")):
+        if row["program"] == IMPORTS:
+            continue
+        whole = without[row["placement"], row["program"]]
+        theirs = [
+            statistics.median(seconds)
+            for (placement, name), seconds in without.items()
+            if placement == row["placement"] and "pytorch" in name
+        ]
+        ours = row["program"] in (COLD, CACHED)
+        memory = [value for value in row["peak_memory_mib"] if value is not None]
         grid.add_row(
-            placement,
-            name,
-            f"{statistics.median(seconds):.1f}",
-            f"{min(seconds):.1f} to {max(seconds):.1f}",
-            ratio,
-            f"{statistics.median(firsts):.1f}" if firsts else "",
-            f"{max(run.peak_memory_mib for run in done):.0f}",
+            row["placement"],
+            row["program"],
+            f"{statistics.median(whole):.1f}",
+            f"{min(whole):.1f} to {max(whole):.1f}",
+            f"{statistics.median(row['besides_epochs_seconds']):.1f}" if ours else "",
+            f"{statistics.median(row['first_line_seconds']):.1f}",
+            f"{max(memory):.0f}" if memory else "",
+            f"{min(theirs) / statistics.median(whole):.2f}" if ours and theirs else "",
         )
     return grid
-
-
-def _ratio(theirs: list[Run], ours: list[Run]) -> str:
-    median = [statistics.median(run.seconds for run in runs) for runs in (theirs, ours)]
-    return f"{median[0] / median[1]:.2f}"
 
 
 if __name__ == "__main__":

@@ -8,20 +8,27 @@ order. PyTorch runs a second time with another number of threads. It then adds i
 rounding alone separates its two runs, and they are the yardstick for the rest. With `--float64`
 this program and PyTorch must agree to 1e-9 in everything, or the exit status is 1.
 
+After the epoch the test images are evaluated in three ways, which differ in what batch
+normalisation normalises with: the running statistics of training; those of each test batch, as in a
+PyTorch program that never calls `model.eval()`; and the means over the training images under the
+final weights, which PyTorch computes with `momentum=None`.
+
 A relative difference is the largest absolute difference in an array divided by the largest
 absolute value in it. On two CPU cores this takes half a minute, in float64 a minute. It needs
 PyTorch: pip install -e '.[torch]'.
 """
 
-import functools
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import importlib.metadata
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +37,21 @@ import optax
 import tyro
 from flax import traverse_util
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from experiments import files, options, settings, terminal
 from experiments.manifest import manifest
-from mnist_jax import metrics, torch_weights, train
-from mnist_jax.data import NORMALISATIONS, Normalisation, Split, digests, load_mnist, normalise
+from experiments.options import DataOptions, FailedError, OptionalPath, UsageError, refuse
+from experiments.settings import Setting
+from mnist_jax import compilation, metrics, torch_weights, train
+from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import LeNet, Placement
-from mnist_jax.sources import DataError
 
 TOLERANCE = 1e-9  # in float64, largest absolute difference
 REPORTED_STEPS = (1, 10, 100)  # and the last
-GRADIENTS = "gradients of the first step"
+GRADIENTS, EVALUATION = "gradients of the first step", "evaluation after the epoch"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+MAX_THREADS = 256
 
 StateDict = dict[str, np.ndarray]  # every array in PyTorch's layout, under PyTorch's name
 Trace = dict[str, StateDict]  # what one program computed, stage by stage
@@ -56,26 +65,23 @@ class Config:
     """Where the residual block stands."""
     float64: bool = False
     """Compute in float64 and demand agreement to 1e-9."""
-    batch_size: int = 64
-    """Images a step."""
-    learning_rate: float = 0.001
-    """Of SGD."""
-    momentum: float = 0.9
-    """Of SGD."""
+    batch_size: int = settings.REPORT.batch_size
+    """Number of images in a training step, at least 1."""
+    learning_rate: float = settings.REPORT.learning_rate
+    """Learning rate of stochastic gradient descent, at least 0."""
+    momentum: float = settings.REPORT.momentum
+    """Momentum of stochastic gradient descent, at least 0 and below 1."""
     seed: int = 0
-    """Of the initial weights and the order of the images."""
-    normalisation: Normalisation = "half"
-    """Of the pixels x/255."""
+    """Seed of the initial weights and of the order of the images, at least 0."""
+    normalisation: Literal["half", "mnist", "none"] = "half"
+    """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     threads: int = 2
-    """Of PyTorch."""
+    """Number of PyTorch's threads, at least 1."""
     other_threads: int = 1
-    """Of PyTorch's second run."""
-    data_dir: Path | None = None
-    """TFDS's data directory; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    mirror: Path | None = None
-    """A directory with the four original files; else MNIST_MIRROR."""
-    json: Path | None = None
-    """Where to write every difference as JSON."""
+    """Number of threads in PyTorch's second run, at least 1."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    json: OptionalPath = None
+    """File for every difference, as JSON."""
 
 
 class Difference(NamedTuple):
@@ -96,94 +102,129 @@ class Row(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    config = tyro.cli(Config, args=arguments, description=__doc__)
-    if importlib.util.find_spec("torch") is None:
-        print("error: parity needs PyTorch: pip install -e '.[torch]'", file=sys.stderr)
-        return 2
-    if config.json and not config.json.parent.is_dir():
-        print(f"error: --json must be in a directory that exists: {config.json}", file=sys.stderr)
-        return 2
-    try:
-        data = load_mnist(config.data_dir, config.mirror)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
-    with jax.enable_x64(config.float64):
-        start = initial_weights(config)
-        ours = trace_ours(config, start, *data)
-        theirs = trace_torch(config, start, *data, threads=config.threads)
-        again = trace_torch(config, start, *data, threads=config.other_threads)
-    rows = compare(ours, theirs, again)
-    programs = {"here": ours, "PyTorch": theirs, "PyTorch again": again}
-    *_, last = ours  # the stage
-    accuracies = {name: float(trace[last]["test accuracy"]) for name, trace in programs.items()}
-    worst = max(rows, key=lambda row: np.nan_to_num(row.ours.absolute, nan=np.inf))
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"LeNet, block {config.placement}, {'float64' if config.float64 else 'float32'}, against "
-        f"PyTorch with {config.threads} threads, and that against PyTorch with "
-        f"{config.other_threads}"
-    )
-    for table in _tables(rows):
-        console.print(table)
-    for name, accuracy in accuracies.items():
-        console.print(f"test accuracy {name}: {accuracy:.2f} %")
-    console.print(f"largest difference: {worst.ours.absolute:.1e} ({worst.stage}, {worst.name})")
-    if config.json:
-        result = {
-            "config": asdict(config),
-            "manifest": manifest(digests(*data)),
-            "torch": importlib.metadata.version("torch"),
-            "test_accuracy_percent": accuracies,
-            "rows": [
-                row._asdict() | {"ours": row.ours._asdict(), "torch": row.torch._asdict()}
-                for row in rows
-            ],
+    def body() -> int:
+        config = options.parse(Config, arguments, name="experiments.parity", description=__doc__)
+        check(config)
+        setting = Setting(
+            config.momentum, config.normalisation, config.learning_rate, config.batch_size
+        )
+        train_split, test_split = load_mnist(config.data.data_dir, config.data.mirror)
+        with jax.enable_x64(config.float64):
+            start = initial_weights(config.placement, config.seed, float64=config.float64)
+            key = jax.random.key(config.seed)
+            order = np.array(train.epoch_order(key, 1, len(train_split.labels)))
+            common = (config.placement, setting, start, train_split, test_split, order)
+            ours = trace_ours(*common)
+            theirs = trace_torch(*common, threads=config.threads)
+            again = trace_torch(*common, threads=config.other_threads)
+        rows = compare(ours, theirs, again)
+        worst = max(rows, key=lambda row: np.nan_to_num(row.ours.absolute, nan=np.inf))
+        programs = {"here": ours, "PyTorch": theirs, "PyTorch again": again}
+        accuracies = {
+            name: float(trace[EVALUATION]["test accuracy"]) for name, trace in programs.items()
         }
-        config.json.write_text(json.dumps(result, indent=1, default=str) + "\n")
-    if config.float64 and not worst.ours.absolute <= TOLERANCE:  # NaN is no agreement
-        print(f"error: the programs differ by more than {TOLERANCE:g}", file=sys.stderr)
-        return 1
-    return 0
+
+        console = terminal.console()
+        console.print(
+            f"LeNet, block {config.placement}, {'float64' if config.float64 else 'float32'}, "
+            f"against PyTorch with {config.threads} threads, and that against PyTorch with "
+            f"{config.other_threads}"
+        )
+        for table in tables(rows):
+            terminal.print_table(console, table)
+        for name, accuracy in accuracies.items():
+            console.print(f"test accuracy {name}: {accuracy:.2f} %")
+        console.print(
+            f"largest difference: {worst.ours.absolute:.1e} ({worst.stage}, {worst.name})"
+        )
+        if config.json:
+            described = asdict(config) | {"json": str(config.json), "data": None}
+            result = {
+                "config": described,
+                "manifest": manifest(digests(train_split, test_split)),
+                "torch": importlib.metadata.version("torch"),
+                "test_accuracy_percent": accuracies,
+                "rows": [
+                    row._asdict() | {"ours": row.ours._asdict(), "torch": row.torch._asdict()}
+                    for row in rows
+                ],
+            }
+            files.write_whole(config.json, files.as_json(result))
+        if config.float64 and not worst.ours.absolute <= TOLERANCE:  # NaN is no agreement
+            raise FailedError(f"the programs differ by more than {TOLERANCE:g}")
+        return options.OK
+
+    return options.run_command(body)
 
 
-# Both programs. PyTorch is imported inside the functions that run it, because nothing else here
-# needs it; and this is the one experiment that imports a benchmark, because the program to compare
-# with lives there.
+def check(config: Config) -> None:
+    """Checks all options that can be checked without the data, and that PyTorch is there.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    options.refuse_training(config, TRAIN_SIZE)
+    if config.placement == "after_fc1" and TEST_SIZE % config.batch_size == 1:
+        refuse("batch_size", "such that no batch of test images has one image", config.batch_size)
+    for name in ("threads", "other_threads"):
+        if not 1 <= getattr(config, name) <= MAX_THREADS:
+            refuse(name, f"from 1 to {MAX_THREADS}", getattr(config, name))
+    options.refuse_unless_writable(config, "json")
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("parity needs PyTorch: pip install -e '.[torch]'")
 
 
-def initial_weights(config: Config) -> StateDict:
+# Both programs. PyTorch is imported inside the functions that run it, because `--help` and errors
+# need not wait for it.
+
+
+def initial_weights(placement: Placement, seed: int, *, float64: bool) -> StateDict:
     """PyTorch's own initialisation as a `state_dict`."""
-    from benchmarks import torch_reference
+    from experiments import torch_report
 
-    model = torch_reference.build(config.placement, config.seed)
-    model = model.double() if config.float64 else model
+    model = torch_report.build(placement, seed)
+    model = model.double() if float64 else model
     return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
 
 
-def trace_ours(config: Config, start: StateDict, train_split: Split, test: Split) -> Trace:
-    """Trains here for one epoch, from the given weights."""
-    mean, std = NORMALISATIONS[config.normalisation]
-    model = LeNet(config.placement)
-    tx = optax.sgd(config.learning_rate, momentum=config.momentum)
-    variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, config.placement))
-    state = train.start_from(variables, tx)
-    split, test = jax.tree.map(jnp.asarray, (train_split, test))
-    settings = {"model": model, "batch_size": config.batch_size, "mean": mean, "std": std}
-    epoch = jax.jit(functools.partial(train.train_epoch, tx=tx, **settings))
-    order = _order(config, train_split)
+def trace_ours(
+    placement: Placement,
+    setting: Setting,
+    start: StateDict,
+    train_split: Split,
+    test_split: Split,
+    order: np.ndarray,
+) -> Trace:
+    """Trains here for one epoch.
 
+    Args:
+      placement: where the residual block stands.
+      setting: of the training.
+      start: the initial weights, whose dtype is that of the whole computation.
+      train_split: `N` training images and labels.
+      test_split: to evaluate.
+      order: `[N]` int32, of the training images.
+    """
     dtype = start["conv1.weight"].dtype
-    first = normalise(split.images[order[: config.batch_size]], mean, std, dtype=dtype)
+    model = LeNet(placement, PIXELS[setting.normalisation], dtype)
+    # With the momentum 0 too there is a trace of the gradients.
+    tx = optax.sgd(setting.learning_rate, momentum=setting.momentum)
+    programs = train.compiled(
+        model, tx, batch_size=setting.batch_size, test_batch_size=settings.TEST_BATCH_SIZE
+    )
+    variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, placement))
+    state = train.start_from(variables, tx)
+    split, test = jax.device_put((train_split, test_split))
+
+    first = split.images[order[: setting.batch_size]]
     trace: Trace = {
         f"activations, {mode}": activations(model, variables, first, train=mode == "training")
         for mode in ("training", "evaluation")
     }
-    total = metrics.zero(dtype)
-    for step, part in _parts(config, order):
-        state, sums = epoch(state, split, part)
+    total, step = metrics.zero(dtype), 0
+    for step, part in parts(order, setting.batch_size):
+        state, sums = programs.train_epoch(state, split, jnp.asarray(part))
         total += sums
         if step == 1:
             # From a fresh optimiser the momentum's trace is the gradient of the first step.
@@ -196,73 +237,120 @@ def trace_ours(config: Config, start: StateDict, train_split: Split, test: Split
             }
         weights = torch_weights.to_torch(train.variables_of(state), step)
         trace[f"after step {step}"] = {"training loss": np.asarray(total.mean_loss)} | weights
-    evaluate = jax.jit(functools.partial(train.evaluate, **settings | {"batch_size": 500}))
-    trace[f"after step {step}"] |= _test(*evaluate(state, test))
+
+    variables = train.variables_of(state)
+    recalibrated = programs.recalibrate(variables, Split(*_whole(split, setting.batch_size)))
+    trace[EVALUATION] = (
+        tested("", programs.evaluate(variables, test).metrics)
+        | tested(", statistics of each batch", programs.evaluate_batch(variables, test).metrics)
+        | tested(", recalibrated", programs.evaluate(recalibrated, test).metrics)
+        | _statistics(torch_weights.to_torch(recalibrated))
+    )
     return trace
 
 
 def trace_torch(
-    config: Config, start: StateDict, train_split: Split, test: Split, *, threads: int
+    placement: Placement,
+    setting: Setting,
+    start: StateDict,
+    train_split: Split,
+    test_split: Split,
+    order: np.ndarray,
+    *,
+    threads: int,
 ) -> Trace:
-    """Trains in PyTorch for one epoch, from the given weights."""
+    """Trains in PyTorch for one epoch; arguments as in `trace_ours`."""
     import torch
 
-    from benchmarks import torch_reference
+    from experiments import torch_report
 
     torch.set_num_threads(threads)
-    mean, std = NORMALISATIONS[config.normalisation]
+    pixels, batch_size = PIXELS[setting.normalisation], setting.batch_size
     weights = {name: torch.from_numpy(array) for name, array in start.items()}
     dtype = weights["conv1.weight"].dtype
-    images = torch_reference.normalise(train_split.images, mean, std, dtype)
-    labels = torch.from_numpy(train_split.labels).long()
-    order = torch.from_numpy(_order(config, train_split)).long()
+    images, labels = torch_report.in_memory(train_split, pixels, dtype)
 
     trace: Trace = {}
+    model = torch_report.build(placement, 0, dtype)
     for mode in ("training", "evaluation"):
-        model = torch_reference.build(config.placement, config.seed, dtype)
         model.load_state_dict(weights)
         model.train(mode == "training")
-        first = images[order[: config.batch_size]]
-        trace[f"activations, {mode}"] = torch_reference.activations(model, first)
-    model.load_state_dict(weights)  # in evaluation mode, so nothing but this changed it
-    optimizer = torch_reference.make_optimizer(model, config.learning_rate, config.momentum)
+        first = images[torch.from_numpy(order[:batch_size]).long()]
+        trace[f"activations, {mode}"] = torch_report.activations(model, first)
+    model.load_state_dict(weights)
+    optimizer = torch_report.make_optimizer(model, setting.learning_rate, setting.momentum)
     loss, count = 0.0, 0
-    for step, part in _parts(config, order):
-        batches = torch_reference.in_order(images, labels, part, config.batch_size)
-        sums = torch_reference.train_epoch(model, optimizer, batches)
+    for step, part in parts(order, batch_size):
+        batches = torch_report.in_order(images, labels, torch.from_numpy(part).long(), batch_size)
+        sums = torch_report.train_epoch(model, optimizer, batches)
         loss, count = loss + sums.loss, count + sums.count
         if step == 1:
             trace[GRADIENTS] = {
-                name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters()
+                name: parameter.grad.numpy().copy()
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
             }
         state = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
         trace[f"after step {step}"] = {"training loss": np.asarray(loss / count)} | state
-    test_images = torch_reference.normalise(test.images, mean, std, dtype)
-    test_labels = torch.from_numpy(test.labels).long()
-    batches = zip(test_images.split(500), test_labels.split(500), strict=True)
-    trace[f"after step {step}"] |= _test(*torch_reference.evaluate(model, batches))
+
+    def batched(split: tuple[Any, Any], size: int) -> torch_report.Batches:
+        return list(zip(*(tensor.split(size) for tensor in split), strict=True))
+
+    test = torch_report.in_memory(test_split, pixels, dtype)
+    in_test_batches = batched(test, settings.TEST_BATCH_SIZE)
+    each = torch_report.evaluate_in_training_mode(model, batched(test, batch_size))
+    in_file_order = batched(_whole((images, labels), batch_size), batch_size)
+    recalibrated = torch_report.recalibrated(model, in_file_order)
+    state = {name: tensor.numpy().copy() for name, tensor in recalibrated.state_dict().items()}
+    trace[EVALUATION] = (
+        tested("", torch_report.evaluate(model, in_test_batches))
+        | tested(", statistics of each batch", each)
+        | tested(", recalibrated", torch_report.evaluate(recalibrated, in_test_batches))
+        | _statistics(state)
+    )
     return trace
 
 
-def _order(config: Config, split: Split) -> np.ndarray:
-    """The order of the examples, `[N]` int32."""
-    key = jax.random.key(config.seed)
-    return np.array(train.epoch_order(key, 1, split.labels.shape[0]))
+def _whole(arrays: Any, batch_size: int) -> tuple[Any, Any]:
+    """Images and labels without the last, partial batch.
+
+    It counts by its size in our recalibration, and as much as a whole one in PyTorch's.
+    """
+    images, labels = arrays
+    size = len(labels) - len(labels) % batch_size
+    return images[:size], labels[:size]
 
 
-def _parts(config: Config, order: Any) -> Iterator[tuple[int, Any]]:
+def _statistics(state_dict: StateDict) -> StateDict:
+    """The statistics of a recalibrated network, without the count of batches."""
+    return {
+        f"{name}, recalibrated": array
+        for name, array in state_dict.items()
+        if name.endswith(STATISTICS[:2])
+    }
+
+
+def parts(order: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
     """The order cut after each reported step, with the number of that step."""
-    last = -(-len(order) // config.batch_size)
+    last = -(-len(order) // batch_size)
     done = 0
     for step in sorted({step for step in REPORTED_STEPS if step < last} | {last}):
-        yield step, order[done * config.batch_size : step * config.batch_size]
+        yield step, order[done * batch_size : step * batch_size]
         done = step
 
 
-def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool) -> StateDict:
-    """What each module of ours computes, under the names of `torch_reference.activations`."""
+def tested(how: str, sums: Any) -> StateDict:
+    """Mean loss, and accuracy in percent, of an evaluation."""
+    return {
+        f"test loss{how}": np.asarray(sums.mean_loss),
+        f"test accuracy{how}": np.asarray(sums.accuracy_percent),
+    }
 
-    @jax.jit
+
+def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool) -> StateDict:
+    """What each module of ours computes, under the names of `torch_report.activations`."""
+
+    @compilation.jit
     def capture(variables: Any, images: jax.Array) -> Any:
         _, updates = model.apply(
             variables,
@@ -273,7 +361,7 @@ def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool)
         )
         return updates["intermediates"]
 
-    captured = traverse_util.flatten_dict(capture(variables, images))
+    captured: Any = traverse_util.flatten_dict(capture(variables, images))
     activations = {}
     for (*modules, _), (output,) in captured.items():
         name = ".".join(modules)
@@ -283,12 +371,6 @@ def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool)
         activations[name] = np.moveaxis(np.asarray(output), -1, 0)
     del activations[""]  # of the whole network, the output of fc3
     return activations
-
-
-def _test(loss: Any, correct: Any, count: Any) -> StateDict:
-    """Mean loss, and accuracy in percent, of sums."""
-    percent = 100 * int(correct) / int(count)
-    return {"test loss": np.asarray(float(loss) / int(count)), "test accuracy": np.asarray(percent)}
 
 
 # Comparison and tables.
@@ -318,7 +400,7 @@ def difference(array: np.ndarray, reference: np.ndarray) -> Difference:
     return Difference(absolute, absolute / scale if scale else absolute)
 
 
-def _tables(rows: Sequence[Row]) -> Iterator[Table]:
+def tables(rows: Sequence[Row]) -> Iterator[Table]:
     """A table for each stage; the parameters after some steps are one line of theirs."""
     for stage in dict.fromkeys(row.stage for row in rows):
         table = Table(title=stage, title_justify="left", box=box.SIMPLE_HEAD)

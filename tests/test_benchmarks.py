@@ -1,77 +1,479 @@
-"""What the benchmarks compute from times, and that each program runs; nothing here is timed."""
+"""How the benchmarks run programs and what they compute from times; nothing here is timed."""
 
+import ast
+import importlib
+import itertools
 import json
 import os
+import sys
+from collections import Counter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
-from benchmarks import core_distance, epoch_time, jax_program, kernels, scaling
+from benchmarks import (
+    core_distance,
+    epoch_time,
+    jax_program,
+    kernels,
+    processes,
+    program,
+    scaling,
+    torch_program,
+    whole_run,
+)
+from benchmarks.processes import Conditions, Finished, ProcessError
+from experiments import files, settings, terminal
+from mnist_jax import train
+from mnist_jax.data import Split
 from mnist_jax.model import PLACEMENTS
 
-CONDITIONS = {
+COMMANDS = (
+    "benchmarks.core_distance",
+    "benchmarks.epoch_time",
+    "benchmarks.jax_program",
+    "benchmarks.kernels",
+    "benchmarks.scaling",
+    "benchmarks.torch_program",
+    "benchmarks.whole_run",
+)
+QUIET = Conditions(0.5, 0.1, 0.0)
+HERE = {
     "packages": {"jaxlib": "0.10.2"},
+    "versions": {"jaxlib": "0.10.2"},
     "cpu": "some processor",
     "threads": 2,
     "devices": ["cpu: cpu"],
     "python": "3.11",
     "xla_flags": "",
-    "load": [0.5, 1.5],
-    "repeats": 2,
 }
 
 
+def main_of(command: str):
+    return importlib.import_module(command).main
+
+
+# Every command.
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_pytorch_and_is_80_columns_wide(command, capsys, monkeypatch):
+    before = "torch" in sys.modules
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        main_of(command)(["--help"])
+    assert end.value.code == 0
+    assert ("torch" in sys.modules) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).replace("│", " ").split())
+    for option in ("epochs", "repeats", "batch-size", "seeds", "turns", "threads", "examples"):
+        if f"--{option} INT " in text:
+            described = text.split(f"--{option} INT ")[-1].split(" --")[0]
+            assert "at least 1" in described, option
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("benchmarks.core_distance", "--turns 0"),
+        ("benchmarks.epoch_time", "--repeats 0"),
+        ("benchmarks.epoch_time", "--epochs -1"),
+        ("benchmarks.epoch_time", "--placement nowhere"),
+        ("benchmarks.epoch_time", "--json {tmp}/absent/x.json"),
+        ("benchmarks.epoch_time", "--figure {tmp}/absent/x"),
+        ("benchmarks.jax_program", "--epochs 0"),
+        ("benchmarks.jax_program", "--batch-size 0"),
+        ("benchmarks.jax_program", "--batch-size 60001"),
+        ("benchmarks.jax_program", "--batch-size 1"),
+        ("benchmarks.jax_program", "--examples 0"),
+        ("benchmarks.jax_program", "--examples 60001"),
+        ("benchmarks.jax_program", "--held-out 60000"),
+        ("benchmarks.jax_program", "--held-out -1"),
+        ("benchmarks.jax_program", "--threads 0"),
+        ("benchmarks.jax_program", "--threads 100000"),
+        ("benchmarks.jax_program", "--learning-rate -1"),
+        ("benchmarks.jax_program", "--learning-rate nan"),
+        ("benchmarks.jax_program", "--peak-learning-rate -1"),
+        ("benchmarks.jax_program", "--seed -1"),
+        ("benchmarks.jax_program", "--seed 4294967296"),
+        ("benchmarks.jax_program", "--seeds 0"),
+        ("benchmarks.jax_program", "--seed 4294967295 --seeds 2"),
+        ("benchmarks.jax_program", "--json {tmp}"),
+        ("benchmarks.kernels", "--batch-size 0"),
+        ("benchmarks.kernels", "--repeats 0"),
+        ("benchmarks.kernels", "--seconds 0"),
+        ("benchmarks.kernels", "--json {tmp}/absent/x.json"),
+        ("benchmarks.scaling", "--repeats 0"),
+        ("benchmarks.scaling", "--epochs 0"),
+        ("benchmarks.scaling", "--json {tmp}/absent/x.json"),
+        ("benchmarks.torch_program", "--epochs 0"),
+        ("benchmarks.torch_program", "--variant fastest"),
+        ("benchmarks.whole_run", "--repeats -1"),
+        ("benchmarks.whole_run", "--json {tmp}/absent/x.json"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_before_anything_runs(
+    command, words, tmp_path, capsys, monkeypatch
+):
+    def run(*_):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(processes.subprocess, "Popen", run)
+    monkeypatch.setattr(program, "load_mnist", run)
+    words = words.format(tmp=tmp_path).split()
+    assert main_of(command)(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    assert words[0].strip("-") in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_timed_programs_have_the_same_options():
+    common = {field.name for field in program.Options.__dataclass_fields__.values()}
+    assert set(jax_program.Config.__dataclass_fields__) == common
+    assert set(torch_program.Config.__dataclass_fields__) == common | {"variant"}
+
+
+def test_nothing_imports_pytorch_above_the_functions():
+    for path in Path(program.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = {alias.name for alias in getattr(node, "names", [])}
+            module = getattr(node, "module", None) or ""
+            assert "torch" not in names | {module.split(".")[0]}, path
+            assert "torch_report" not in names, path
+
+
+# Processes.
+
+
+def test_a_random_order_has_everything_once_a_round():
+    order = processes.in_random_order("abcdef", rounds=4, seed=0)
+    assert [number for number, _ in order] == [n for n in range(1, 5) for _ in range(6)]
+    rounds = [[what for n, what in order if n == number] for number in range(1, 5)]
+    assert all(sorted(round_) == list("abcdef") for round_ in rounds)
+    assert len(set(map(tuple, rounds))) > 1
+    assert order == processes.in_random_order("abcdef", rounds=4, seed=0)
+    assert order != processes.in_random_order("abcdef", rounds=4, seed=1)
+
+
+def test_a_process_gives_its_lines_and_what_it_took():
+    code = "import sys; print('one'); print('two'); print('three', file=sys.stderr)"
+    finished = processes.run(["-c", code])
+    assert [line for _, line in finished.lines] == ["one", "two"]
+    times = [at for at, _ in finished.lines]
+    assert times == sorted(times) and times[-1] <= finished.seconds
+    if finished.peak_memory_mib is not None:
+        assert 1 < finished.peak_memory_mib < 1000
+    for value in finished.conditions:
+        assert value is None or value >= 0
+
+
+def test_memory_is_in_bytes_on_macos_and_in_kib_elsewhere(monkeypatch):
+    here = processes.run(["-c", ""]).peak_memory_mib
+    monkeypatch.setattr(processes.sys, "platform", "darwin")
+    there = processes.run(["-c", ""]).peak_memory_mib
+    assert here is None or there < here / 500
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(ProcessError, match=r"^error: no$"):
+        processes.run(["-c", "import sys; print('first', file=sys.stderr); sys.exit('error: no')"])
+    with pytest.raises(ProcessError, match=r"^exit status 3$"):
+        processes.run(["-c", "raise SystemExit(3)"])
+
+
+def test_an_interrupt_ends_the_process(monkeypatch):
+    started = []
+    popen = processes.subprocess.Popen
+
+    class Interrupted(popen):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            started.append(self)
+            self.stdout.close()
+            self.stdout = self
+
+        def __iter__(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(["-c", "import time; time.sleep(1000)"])
+    assert started[0].returncode is not None
+
+
+def test_without_what_only_some_systems_have_the_conditions_are_unknown(monkeypatch):
+    monkeypatch.delattr(os, "wait4", raising=False)
+    monkeypatch.delattr(os, "getloadavg", raising=False)
+    finished = processes.run(["-c", "print(1)"])
+    assert finished.peak_memory_mib is None
+    assert finished.conditions == Conditions(None, None, None)
+    with pytest.raises(ProcessError):
+        processes.run(["-c", "raise SystemExit(3)"])
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="no priorities")
+def test_a_busy_process_is_there_at_the_lowest_priority_and_gone_after(monkeypatch):
+    started = []
+    popen = processes.subprocess.Popen
+
+    def keep(*arguments, **named):
+        started.append(popen(*arguments, **named))
+        return started[-1]
+
+    monkeypatch.setattr(processes.subprocess, "Popen", keep)
+    with processes.busy_beside(False):
+        assert started == []
+    with processes.busy_beside(True):
+        while os.getpriority(os.PRIO_PROCESS, started[0].pid) != 19:
+            assert started[0].poll() is None
+    assert started[0].returncode is not None
+
+
+def test_options_of_the_data_are_passed_on():
+    assert processes.data_words(None, None) == []
+    words = processes.data_words(Path("a b"), Path("c"))
+    assert words == ["--data-dir", "a b", "--mirror", "c"]
+
+
+# The timed programs.
+
+
+@pytest.fixture
+def data(synthetic, monkeypatch):
+    """The programs read the synthetic split instead of MNIST."""
+    monkeypatch.setattr(program, "load_mnist", lambda *_: synthetic)
+    return synthetic
+
+
+@pytest.fixture
+def schedules():
+    """The schedules of optax count on what JAX does unless it is told to be strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_our_program_trains_and_prints_json(data, capsys):
+    words = ["--placement", "none", "--epochs", "2", "--examples", "100", "--seeds", "2"]
+    assert jax_program.main([*words, "--json", "-"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert [run["seed"] for run in result["runs"]] == [0, 1]
+    rows = [row for run in result["runs"] for row in run["epochs"]]
+    assert [row["epoch"] for row in rows] == [1, 2, 1, 2]
+    for row in rows:
+        assert np.isfinite(row["train_loss"]) and np.isfinite(row["test_loss"])
+        assert 0 <= row["test_accuracy_percent"] <= 100
+        assert row["seconds"] > 0 and row["evaluation_seconds"] > 0 and row["cpu_seconds"] > 0
+    assert result["compile_seconds"] > 0 and result["matrix_product_gflops"] > 0
+    assert result["conditions"]["devices"][0].startswith(jax.default_backend())
+
+
+def test_our_program_trains_as_a_run_does(data, capsys):
+    assert jax_program.main(["--placement", "before_fc1", "--epochs", "2", "--json", "-"]) == 0
+    rows = json.loads(capsys.readouterr().out)["runs"][0]["epochs"]
+    model = settings.model_of(settings.REPORT, "before_fc1")
+    tx = settings.sgd(settings.REPORT.learning_rate, settings.REPORT.momentum)
+    init_key, order_key = settings.keys_of(0)
+    programs = train.compiled(model, tx)
+    state = programs.init_state(init_key)
+    for row, epoch in zip(
+        rows, train.fit(programs, state, *data, order_key, epochs=2), strict=True
+    ):
+        assert row["train_loss"] == epoch.train.mean_loss
+        assert row["test_loss"] == epoch.test.metrics.mean_loss
+
+
+def test_lines_are_the_reports_and_json_goes_to_a_file(data, tmp_path, capsys):
+    file = tmp_path / "result.json"
+    words = ["--placement", "none", "--epochs", "1", "--examples", "64", "--json", str(file)]
+    assert jax_program.main(words) == 0
+    row = files.read_json(file)["runs"][0]["epochs"][0]
+    assert capsys.readouterr().out == terminal.epoch_line(row) + "\n"
+    assert whole_run.EPOCH.fullmatch(terminal.epoch_line(row))
+
+
+def test_held_out_images_are_evaluated_and_not_trained_on():
+    images = np.arange(10, dtype=np.uint8)
+    train_split, test_split = Split(images, images), Split(images + 100, images + 100)
+    divided = program.divided(train_split, test_split, examples=None, held_out=0)
+    assert divided[0].labels.tolist() == list(range(10)) and divided[1] is test_split
+    divided = program.divided(train_split, test_split, examples=4, held_out=3)
+    assert divided[0].labels.tolist() == divided[0].images.tolist() == [0, 1, 2, 3]
+    assert divided[1].labels.tolist() == divided[1].images.tolist() == [7, 8, 9]
+
+
+def test_a_cycle_rises_for_three_tenths_of_the_steps_and_falls_to_nothing(schedules):
+    rates = jax.vmap(settings.one_cycle(0.1, 1000))(jnp.arange(1001))
+    assert rates.argmax() == 300
+    ends = np.asarray(rates)[[0, 300, 1000]]
+    np.testing.assert_allclose(ends, [0.1 / 25, 0.1, 0.1 / 25e4], rtol=1e-4)
+    assert (np.diff(rates[:301]) >= 0).all() and (np.diff(rates[300:]) <= 0).all()
+
+
+def test_pytorchs_program_has_the_rates_of_ours(schedules):
+    rate = settings.one_cycle(0.1, 50)
+    expected = [rate(step) for step in range(51)]
+    np.testing.assert_allclose(torch_program.every_rate(0.1, 50), expected, rtol=1e-6)
+
+
+def test_a_schedule_and_nesterov_change_what_is_learned(data, capsys, schedules):
+    losses = []
+    cycle = ["--schedule", "one_cycle"]
+    for words in ([], ["--learning-rate", "0.1"], ["--nesterov"], cycle):
+        assert (
+            jax_program.main(["--placement", "none", "--epochs", "2", *words, "--json", "-"]) == 0
+        )
+        rows = json.loads(capsys.readouterr().out)["runs"][0]["epochs"]
+        losses.append(rows[-1]["train_loss"])
+    assert len(set(losses)) == 4
+
+
+def test_without_pytorch_its_program_says_what_to_install(data, monkeypatch, capsys):
+    monkeypatch.setattr(torch_program.importlib.util, "find_spec", lambda name: None)
+    assert torch_program.main([]) == 2
+    assert "pip install -e '.[torch]'" in capsys.readouterr().err
+
+
+def test_the_clock_divides_an_epoch_into_its_parts(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(program.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(program.time, "process_time", itertools.count(0, 5).__next__)
+    calls = []
+
+    class Sums:
+        mean_loss, accuracy_percent = 0.5, 90.0
+
+    def record(name, result):
+        def call(*arguments):
+            calls.append((name, *arguments))
+            return result
+
+        return call
+
+    side = program.Side(
+        start=record("start", "state0"),
+        train_epoch=record("train", ("state1", Sums)),
+        recalibrate=record("recalibrate", "state2"),
+        evaluate=record("evaluate", Sums),
+        multiply=record("multiply", None),
+        compile_seconds=1.0,
+        versions={},
+    )
+    (row,) = program.timed(side, 7, 1, recalibrated=True)
+    assert calls == [
+        ("start", 7),
+        ("train", "state0", 1),
+        ("recalibrate", "state1"),
+        ("evaluate", "state2"),
+    ]
+    parts = "seconds", "recalibration_seconds", "evaluation_seconds", "cpu_seconds"
+    assert [row[part] for part in parts] == [1, 1, 1, 5]
+    calls.clear()
+    list(program.timed(side, 7, 1, recalibrated=False))
+    assert calls[-1] == ("evaluate", "state1")
+
+
+# epoch_time.
+
+
 def row(program: str, placement: str, threads: int, seconds: list[float], **other) -> dict:
-    return {
-        "program": program,
-        "placement": placement,
-        "threads": threads,
-        "epoch_seconds": seconds,
-        "warm_up_seconds": [0.1],
-        "compile_seconds": [],
-        "evaluation_seconds": [0.05],
-        "matrix_product_gflops": [100.0],
-        "peak_memory_mib": [400.0],
-        "core_distance_ns": [200.0],
-    } | other
+    count = len(seconds)
+    each = {
+        "warm_up_seconds": 0.1,
+        "compile_seconds": 1.0,
+        "evaluation_seconds": 0.05,
+        "cpus": 1.9,
+        "matrix_product_gflops": 100.0,
+        "peak_memory_mib": 400.0,
+        "load_average": 0.5,
+        "other_cpus": 0.1,
+        "stolen_cpus": 0.0,
+        "core_distance_ns": 200.0,
+    }
+    assert {"epoch_seconds", *each} == set(epoch_time.EACH)
+    named = {"program": program, "placement": placement, "threads": threads}
+    lists = {name: [value] * count for name, value in each.items()}
+    return named | {"epoch_seconds": seconds} | lists | other
 
 
 TIMING = {
-    "conditions": CONDITIONS,
+    "conditions": HERE | {"repeats": 3, "epochs": 3, "seed": 0, "beside_busy": False},
     "rows": [
         row("mnist_jax", "before_fc1", 1, [2.0, 2.0, 2.0]),
         row("mnist_jax", "before_fc1", 2, [1.0, 1.0, 1.1]),
-        row("pytorch eager", "before_fc1", 2, [4.0, 3.0, 4.4]),
+        row("pytorch eager", "before_fc1", 1, [4.5, 4.5, 4.5]),
+        row("pytorch eager", "before_fc1", 2, [4.0, 3.0, 4.4], compile_seconds=[None] * 3),
         row("pytorch compile", "before_fc1", 2, [3.0, 3.0, 3.3]),
         row("pytorch dataloader", "before_fc1", 2, [9.0, 8.0, 9.9]),
         row("mnist_jax", "after_fc1", 2, [1.5, 1.5, 1.65]),
     ],
 }
+BEFORE = [row for row in TIMING["rows"] if row["placement"] == "before_fc1"]
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    monkeypatch.setattr(epoch_time, "all_threads", lambda: 2)
 
 
 def test_ratios_are_of_medians_and_of_pairs():
-    _, ours, eager, *_ = TIMING["rows"]
-    assert epoch_time.ratios(eager, ours) == ("4.00", "3.00 to 4.00")
+    _, ours, _, eager, *_ = TIMING["rows"]
+    assert epoch_time.ratio(eager, ours) == 4
+    assert epoch_time.in_pairs(eager, ours) == "in pairs 3.00 to 4.00"
 
 
-def test_the_summary_names_the_fastest_peer():
-    lines = list(epoch_time.summary_lines(TIMING))
-    assert lines[0].startswith("before_fc1: mnist_jax 1.00 s, evaluation 0.050 s, peak memory 400")
-    assert "3.00 times as fast as the fastest PyTorch, pytorch compile on 2 threads" in lines[1]
-    assert "9.00 times as fast as pytorch dataloader on 2 threads" in lines[2]
-    assert lines[3].startswith("after_fc1: mnist_jax 1.50 s")
-    assert lines[4] == (
-        "after_fc1 / before_fc1, mnist_jax on 2 threads: 1.50 (in pairs 1.50 to 1.50)"
+def test_the_summary_names_the_fastest_peer(two_threads):
+    lines = list(epoch_time.summary_lines(BEFORE))
+    assert lines[0].startswith(
+        "mnist_jax on 2 threads: 1.00 s, evaluation 0.050 s, peak memory 400"
     )
+    assert lines[1] == "2 threads take 0.50 of one thread's time, the slowest process 0.55"
+    assert "3.00 times as fast as the fastest PyTorch, pytorch compile on 2 threads" in lines[2]
+    assert "9.00 times as fast as pytorch dataloader on 2 threads" in lines[3]
+    assert list(epoch_time.same_time_lines(TIMING["rows"])) == [
+        "after_fc1 / before_fc1, mnist_jax on 2 threads: 1.50 (in pairs 1.50 to 1.50)"
+    ]
 
 
-def test_the_table_has_a_row_for_each_measurement():
-    grid = epoch_time.table(TIMING)
-    assert grid.row_count == len(TIMING["rows"])
-    assert len(list(epoch_time.conditions_lines(CONDITIONS))) == 3
+def test_the_fastest_peer_may_have_another_number_of_threads(two_threads):
+    slow = row("pytorch compile", "before_fc1", 2, [6.0, 6.0, 6.0])
+    rows = [slow if other["program"] == slow["program"] else other for other in BEFORE]
+    rows[2]["epoch_seconds"], before = [2.5] * 3, rows[2]["epoch_seconds"]
+    try:
+        assert any("pytorch eager on 1 threads" in line for line in epoch_time.summary_lines(rows))
+    finally:
+        rows[2]["epoch_seconds"] = before
+
+
+def test_tables_are_whole_on_a_narrow_terminal(two_threads, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    epoch_time.show(TIMING, terminal.console())
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    lines = [line for line in printed.splitlines() if line.strip().startswith("pytorch eager")]
+    assert len(lines) == 2
+    cells = "2 4.00 3.00 to 4.40 4.00 0.1 1.90 0.10"
+    assert " ".join(lines[1].split()) == f"pytorch eager {cells}"
+    assert max(len(line) for line in printed.splitlines() if "  " in line.strip()) <= 100
+
+
+def test_conditions_say_what_the_machine_did():
+    lines = list(epoch_time.conditions_lines(TIMING))
+    assert any("load average before a process: median 0.50" in line for line in lines)
+    assert any("CPUs that others kept busy: median 0.10" in line for line in lines)
+    assert not any("busy process" in line for line in lines)
+    busy = TIMING | {"conditions": TIMING["conditions"] | {"beside_busy": True}}
+    assert any("beside one busy process at nice 19" in x for x in epoch_time.conditions_lines(busy))
 
 
 @pytest.mark.parametrize(
@@ -93,73 +495,258 @@ def test_share_of_the_arithmetic_limit():
     assert epoch_time.arithmetic_share(one) == pytest.approx(operations / 100e9)
 
 
-def test_without_pytorch_ours_is_timed_alone(monkeypatch, capsys):
-    monkeypatch.setattr(epoch_time.importlib.util, "find_spec", lambda name: None)
-    commands = []
+def found(torch: bool, platform: str, monkeypatch) -> list[epoch_time.Program]:
+    spec = object() if torch else None
+    monkeypatch.setattr(epoch_time.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(processes, "platform", lambda: platform)
+    monkeypatch.setattr(core_distance, "can_choose_cores", lambda: True)
+    monkeypatch.setattr(epoch_time, "all_threads", lambda: 2)
+    return epoch_time.programs(PLACEMENTS, ["--epochs", "4"], terminal.console())
 
-    def answer(program, placement, config):
-        commands.append(program)
-        return {
-            "conditions": CONDITIONS,
-            "platform": "cpu",
-            "epoch_seconds": [1.0, 2.0, 4.0],
-            "first_epoch_seconds": 3.0,
-            "evaluation_seconds": [1.0, 0.5, 0.5],
-            "compile_seconds": 1.0,
-            "matrix_product_gflops": 100.0,
-            "peak_memory_mib": 400.0,
-        }
 
-    monkeypatch.setattr(epoch_time, "_run", answer)
-    monkeypatch.setattr(epoch_time, "_core_distance", lambda: 200.0)
-    config = epoch_time.Config(repeats=2)
-    timing = epoch_time.measure(config, Console(markup=False))
-    assert "pip install -e '.[torch]'" in capsys.readouterr().out
-    assert {program.name for program in commands} == {"mnist_jax"}
-    assert {row["placement"] for row in timing["rows"]} == set(PLACEMENTS)
+def test_programs_are_those_of_both_sides_on_one_core_and_on_all(monkeypatch, capsys):
+    programs = found(True, "cpu", monkeypatch)
+    assert capsys.readouterr().out == ""
+    assert len(set(programs)) == len(programs) == 3 * (2 + 3 * 2 + 1)
+    for each in programs:
+        assert each.command[-2:] == ("--epochs", "4")
+        words = " ".join(each.command)
+        assert f"--placement {each.placement} --threads {each.threads}" in words
+        assert ("torch_program" in words) == each.name.startswith("pytorch")
+    loops = [each for each in programs if each.name == epoch_time.LOOP]
+    assert {each.threads for each in loops} == {2}
+
+
+@pytest.mark.parametrize(
+    ("torch", "platform", "says"),
+    [(False, "cpu", "pip install -e '.[torch]'"), (True, "gpu", "does not compute on the CPU")],
+)
+def test_ours_may_be_timed_alone(torch, platform, says, monkeypatch, capsys):
+    programs = found(torch, platform, monkeypatch)
+    assert {each.name for each in programs} == {"mnist_jax"}
+    assert {each.threads for each in programs} == ({1, 2} if platform == "cpu" else {2})
+    assert says in capsys.readouterr().out
+
+
+def result_of(seconds: list[float]) -> dict:
+    epochs = [
+        {"seconds": s, "cpu_seconds": 1.5 * s, "evaluation_seconds": 0.1 * s} for s in seconds
+    ]
+    return {
+        "conditions": HERE,
+        "compile_seconds": 2.0,
+        "matrix_product_gflops": 100.0,
+        "runs": [{"seed": 0, "epochs": epochs}],
+    }
+
+
+def test_a_process_is_the_median_of_its_epochs_but_the_first():
+    values = epoch_time.values_of(result_of([9.0, 1.0, 2.0, 4.0]), Finished([], 30.0, 500.0, QUIET))
+    assert values["epoch_seconds"] == 2 and values["warm_up_seconds"] == 7
+    assert values["cpus"] == 1.5 and values["evaluation_seconds"] == pytest.approx(0.2)
+    assert values["load_average"] == 0.5 and values["other_cpus"] == 0.1
+    assert {*values, "core_distance_ns"} == set(epoch_time.EACH)
+
+
+def test_every_program_runs_in_each_round_and_one_that_fails_is_left_out(
+    monkeypatch, capsys, two_threads
+):
+    programs = [epoch_time.Program(name, "none", 2, (name,)) for name in ("a", "b", "c")]
+    ran = []
+
+    def answer(command):
+        ran.append(command[0])
+        if command == ("b",) and ran.count("b") == 2:
+            raise ProcessError("no compiler")
+        return result_of([2.0, 1.0]), Finished([], 3.0, None, QUIET)
+
+    monkeypatch.setattr(processes, "run_for_json", answer)
+    monkeypatch.setattr(core_distance, "in_a_process", lambda: None)
+    timing = epoch_time.measure(programs, 4, 0, terminal.console())
+    assert Counter(ran) == {"a": 4, "b": 2, "c": 4}
+    assert [row["program"] for row in timing["rows"]] == ["a", "c"]
     for measured in timing["rows"]:
-        assert measured["epoch_seconds"] == [2.0, 2.0]
-        assert measured["warm_up_seconds"] == [1.0, 1.0]
+        assert {len(measured[name]) for name in epoch_time.EACH} == {4}
+    assert len(timing["conditions"]["order"]) == 12
+    assert timing["conditions"]["order"] != sorted(timing["conditions"]["order"])
+    assert json.loads(json.dumps(timing)) == timing
+    assert "b, none, 2 threads is left out: no compiler" in capsys.readouterr().out
 
 
-def test_a_program_that_fails_is_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(epoch_time, "_run", lambda *_: "no compiler")
-    timing = epoch_time.measure(epoch_time.Config(placement="none"), Console())
-    assert timing["rows"] == []
-    assert "mnist_jax is left out: no compiler" in capsys.readouterr().out
+def test_nothing_timed_is_a_failure(monkeypatch, capsys, tmp_path):
+    def fail(command):
+        raise ProcessError("no memory")
+
+    monkeypatch.setattr(processes, "run_for_json", fail)
+    monkeypatch.setattr(processes, "platform", lambda: "cpu")
+    monkeypatch.setattr(core_distance, "in_a_process", lambda: None)
+    file = tmp_path / "x.json"
+    assert epoch_time.main(["--placement", "none", "--repeats", "1", "--json", str(file)]) == 1
+    assert capsys.readouterr().err == "error: nothing could be timed\n"
+    assert not file.exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads stay on no core")
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_was_measured_is_written_with_what_was_asked(busy, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(processes, "platform", lambda: "cpu")
+    monkeypatch.setattr(core_distance, "in_a_process", lambda: 100.0)
+    beside = []
+    monkeypatch.setattr(
+        processes, "run_for_json", lambda _: (result_of([2.0, 1.0]), Finished([], 3.0, 1.0, QUIET))
+    )
+    before = processes.busy_beside
+    monkeypatch.setattr(processes, "busy_beside", lambda w: beside.append(w) or before(False))
+    file = tmp_path / "x.json"
+    words = ["--placement", "none", "--repeats", "2", "--json", str(file), "--seed", "5"]
+    assert epoch_time.main([*words, *(["--beside-busy"] if busy else [])]) == 0
+    timing = files.read_json(file)
+    conditions = timing["conditions"]
+    assert (conditions["repeats"], conditions["epochs"], conditions["seed"]) == (2, 3, 5)
+    assert conditions["beside_busy"] is busy and beside == [busy]
+    assert all(row["epoch_seconds"] == [1.0, 1.0] for row in timing["rows"])
+    assert all(row["core_distance_ns"] == [100.0, 100.0] for row in timing["rows"])
+
+
+# core_distance.
+
+
+@pytest.mark.skipif(not core_distance.can_choose_cores(), reason="threads stay on no core")
 def test_a_byte_goes_to_another_core_and_back():
     here = os.sched_getaffinity(0)
     nanoseconds = core_distance.round_trip_nanoseconds(turns=5)
     assert nanoseconds is None if len(here) < 2 else nanoseconds > 0
     assert os.sched_getaffinity(0) == here
+    measured = core_distance.in_a_process()
+    assert measured is None if len(here) < 2 else measured > 0
 
 
 def test_one_core_has_no_distance(monkeypatch, capsys):
     monkeypatch.setattr(core_distance.os, "sched_getaffinity", lambda _: {0}, raising=False)
-    assert core_distance.main() == 1
+    assert core_distance.main([]) == 1
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_our_program_trains_and_prints_json(synthetic, monkeypatch, capsys):
-    monkeypatch.setattr(jax_program, "load_mnist", lambda *_: synthetic)
-    arguments = ["--placement", "none", "--epochs", "2", "--examples", "100", "--json", "-"]
-    assert jax_program.main(arguments) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert len(result["epoch_seconds"]) == 1
-    assert len(result["evaluation_seconds"]) == 2
-    assert result["platform"] == jax.default_backend()
-    assert np.isfinite(result["train_loss"])
-    assert 0 <= result["test_accuracy_percent"] <= 100
+def test_a_system_that_cannot_choose_cores_has_no_distance(monkeypatch, capsys):
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert core_distance.round_trip_nanoseconds() is core_distance.in_a_process() is None
+    assert core_distance.main([]) == 1
+    program.keep_to(program.threads())  # does nothing where all cores are to be used
+    assert program.threads() >= 1
+
+
+# whole_run.
+
+
+def lines_of(*epochs: tuple[float, float]) -> list[tuple[float, str]]:
+    lines = [(0.5, "network: LeNet, block none, 44,426 parameters")]
+    for number, (at, seconds) in enumerate(epochs, 1):
+        epoch = {"epoch": number, "seconds": seconds}
+        names = ("train_loss", "train_accuracy_percent", "test_loss", "test_accuracy_percent")
+        lines.append((at, terminal.epoch_line(epoch | dict.fromkeys(names, 1.0))))
+    return [*lines, (9.0, "written: runs/x")]
+
+
+def test_a_run_is_divided_at_its_lines():
+    finished = Finished(lines_of((3.0, 1.5), (4.0, 1.0)), 10.0, 500.0, QUIET)
+    ours = whole_run.Program(whole_run.COLD, "none", ())
+    values = whole_run.values_of(ours, finished)
+    assert values["seconds"] == 10 and values["first_line_seconds"] == 3
+    assert values["besides_epochs_seconds"] == 7.5
+    theirs = whole_run.values_of(whole_run.Program("pytorch eager", "none", ()), finished)
+    assert theirs["besides_epochs_seconds"] is None
+    imports = Finished([(0.9, "0.75")], 1.0, None, QUIET)
+    program_ = whole_run.Program(whole_run.IMPORTS, None, ())
+    assert whole_run.values_of(program_, imports) == {"seconds": 0.75}
+
+
+def test_cold_runs_have_an_empty_cache_each_and_cached_ones_a_filled_one(
+    monkeypatch, tmp_path, capsys
+):
+    programs = whole_run.programs(("none",), ("eager",), ("--mirror", "m"))
+    order = processes.in_random_order(programs, 3, 0)
+    caches: dict[str, list[str]] = {}
+    filled = []
+
+    def run(command):
+        if command[0] == "-c":
+            return Finished([(0.1, "0.5")], 0.2, None, QUIET)
+        assert command[-2:] == ("--epochs", "10") or "experiments.run" in command
+        assert "--mirror m" in " ".join(command)
+        if "experiments.run" in command:
+            cache = command[command.index("--compile-cache") + 1]
+            if command[-2:] == ("--epochs", "1"):
+                filled.append(cache)
+            else:
+                caches.setdefault(cache, []).append(cache)
+        return Finished(lines_of((3.0, 1.5)), 10.0, 500.0, QUIET)
+
+    monkeypatch.setattr(processes, "run", run)
+    rows = whole_run.measure(order, tmp_path, terminal.console())
+    (cache,) = filled
+    assert sorted(map(len, caches.values())) == [1, 1, 1, 3]
+    assert len(caches[cache]) == 3
+    assert {row["program"]: len(row["seconds"]) for row in rows} == {
+        "cold": 3,
+        "cached": 3,
+        "pytorch eager": 3,
+        "imports": 3,
+    }
+
+
+def test_pytorch_is_charged_no_imports_of_ours(capsys):
+    each = {
+        "besides_epochs_seconds": [4.0],
+        "first_line_seconds": [3.0],
+        "peak_memory_mib": [500.0],
+    }
+    rows = [
+        {"program": "cold", "placement": "none", "seconds": [10.0], **each},
+        {"program": "pytorch eager", "placement": "none", "seconds": [31.0], **each},
+        {"program": "pytorch compile", "placement": "none", "seconds": [41.0], **each},
+        {"program": "imports", "placement": None, "seconds": [1.0]},
+    ]
+    terminal.print_table(terminal.console(), whole_run.table(rows))
+    printed = capsys.readouterr().out
+    (cold,) = [line for line in printed.splitlines() if " cold " in line]
+    assert cold.split()[-1] == "3.00"
+    (eager,) = [line for line in printed.splitlines() if " eager " in line]
+    assert "30.0" in eager
+    assert "imports" not in printed
+
+
+def test_a_run_that_fails_ends_the_measurement(monkeypatch, capsys):
+    def fail(command):
+        raise ProcessError("error: no space left")
+
+    monkeypatch.setattr(processes, "run", fail)
+    assert whole_run.main(["--placement", "none", "--repeats", "1"]) == 1
+    assert "no space left" in capsys.readouterr().err
+
+
+# scaling and kernels.
 
 
 def test_scaling_has_a_cell_for_each_setting():
-    seconds = {setting: [1.0] for setting in scaling.settings()}
+    seconds = {setting: [1.0] for setting in scaling.settings([1, 2])}
     by_batch, by_examples = scaling.tables(seconds)
     assert by_batch.row_count == len(scaling.BATCH_SIZES)
     assert by_examples.row_count == len(scaling.EXAMPLES)
+
+
+def test_scaling_passes_its_settings_on(monkeypatch):
+    commands = []
+
+    def answer(command):
+        commands.append(command)
+        return result_of([3.0, 1.0, 2.0]), Finished([], 3.0, 1.0, QUIET)
+
+    monkeypatch.setattr(processes, "run_for_json", answer)
+    conditions, values = scaling.measure(scaling.Setting(32, 3_750, 1), ["--placement", "none"])
+    assert values["epoch_seconds"] == 1.5 and values["load_average"] == 0.5
+    assert conditions == HERE
+    words = "-m benchmarks.jax_program --placement none --batch-size=32 --examples=3750 --threads=1"
+    assert commands == [tuple(words.split())]
 
 
 def test_a_loop_of_a_kernel_changes_its_inputs_by_nothing_that_counts():
@@ -167,14 +754,15 @@ def test_a_loop_of_a_kernel_changes_its_inputs_by_nothing_that_counts():
         return x * 2 + y
 
     x, y = jnp.ones((2, 3)), jnp.ones((2, 3))
-    after, _ = kernels._scan(double, jnp.int32(5), x, y)
+    after, _ = kernels._loop(double, jnp.int32(5), x, y)
     np.testing.assert_allclose(after, (x, y), rtol=1e-6)
 
 
 def test_every_kernel_is_timed_in_both_forms():
     # A loop over less than a kilobyte or two compiles another way, which in jaxlib 0.12 knows no
     # barriers; hence 16 images.
-    config = kernels.Config(batch_size=16, repeats=1, seconds=1e-4)
-    rows = list(kernels.measure(config))
+    rows = list(kernels.measure(batch_size=16, repeats=1, seconds=1e-4))
     assert [row["kernel"] for row in rows[::2]] == [kernel.name for kernel in kernels.KERNELS]
     assert all(row["fast"][0] > 0 and row["reference"][0] > 0 for row in rows)
+    assert all(len(row["load_average"]) == 1 for row in rows)
+    assert kernels.table(rows).row_count == len(rows)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +13,23 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks import program, torch_program
+from experiments import files, parity, settings
+from mnist_jax import metrics, torch_weights, train
+from mnist_jax.data import PIXELS, Split
+from mnist_jax.model import PLACEMENTS, LeNet
+
 torch = pytest.importorskip("torch")
 
 import safetensors.torch  # noqa: E402
 
-from benchmarks import torch_reference  # noqa: E402
-from experiments import parity  # noqa: E402
-from mnist_jax import data, torch_weights, train  # noqa: E402
-from mnist_jax.data import NORMALISATIONS, Split  # noqa: E402
-from mnist_jax.model import PLACEMENTS, LeNet  # noqa: E402
+from experiments import torch_report  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-MEAN, STD = NORMALISATIONS["half"]
-LEARNING_RATE = 0.01
+HALF = PIXELS["half"]
+LEARNING_RATE, MOMENTUM = 0.01, 0.9
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +55,7 @@ def made_up(size: int, seed: int = 0) -> Split:
 
 def networks(placement: str, dtype: torch.dtype):
     """A PyTorch network with running statistics of its own, and the same as our variables."""
-    model = torch_reference.build(placement, 0, dtype)
+    model = torch_report.build(placement, 0, dtype)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -61,11 +65,9 @@ def networks(placement: str, dtype: torch.dtype):
     return model, jax.tree.map(jnp.asarray, variables)
 
 
-def forward(variables, images, *, placement, mode):
-    logits, _ = LeNet(placement).apply(
-        variables, images, train=mode == "train", mutable=["batch_stats"]
-    )
-    return logits
+def forward(variables, images, *, placement, mode, dtype=jnp.float32):
+    model = LeNet(placement, HALF, dtype)
+    return model.apply(variables, images, train=mode == "train", mutable=["batch_stats"])[0]
 
 
 def assert_equal_entries(ours, theirs):
@@ -78,7 +80,7 @@ def assert_equal_entries(ours, theirs):
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_names_shapes_and_order_are_those_of_pytorch(placement):
-    state_dict = torch_reference.build(placement, 0).state_dict()
+    state_dict = torch_report.build(placement, 0).state_dict()
     shapes = torch_weights.shapes(placement)
     assert list(shapes.items()) == [(n, tuple(t.shape)) for n, t in state_dict.items()]
 
@@ -86,9 +88,10 @@ def test_names_shapes_and_order_are_those_of_pytorch(placement):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_pytorch_loads_our_file(placement, tmp_path):
     _, variables = networks(placement, torch.float32)
-    torch_weights.save(tmp_path / "weights.safetensors", variables, 938)
-    model = torch_reference.LeNet(placement)
-    model.load_state_dict(safetensors.torch.load_file(tmp_path / "weights.safetensors"))
+    path = tmp_path / "weights.safetensors"
+    torch_weights.save(path, variables, pixels=HALF, epochs=1, num_batches_tracked=938)
+    model = torch_report.LeNet(placement)
+    model.load_state_dict(safetensors.torch.load_file(path))
     for name, array in torch_weights.to_torch(variables, 938).items():
         np.testing.assert_array_equal(model.state_dict()[name].numpy(), array, strict=True)
 
@@ -97,8 +100,9 @@ def test_pytorch_loads_our_file(placement, tmp_path):
 def test_we_load_the_file_of_pytorch(placement, tmp_path):
     model, variables = networks(placement, torch.float32)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "theirs.safetensors")
-    loaded = torch_weights.load(tmp_path / "theirs.safetensors", placement)
-    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    loaded = torch_weights.load(tmp_path / "theirs.safetensors")
+    assert loaded.placement == placement
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
 
 
 @pytest.mark.parametrize("batch_size", [64, 32, 2, 1])
@@ -110,20 +114,20 @@ def test_a_step_is_pytorchs(placement, batch_size):
     with jax.enable_x64(True):
         model, variables = networks(placement, torch.float64)
         split = made_up(batch_size)
-        images = torch_reference.normalise(split.images, MEAN, STD, torch.float64)
-        labels = torch.from_numpy(split.labels).long()
-        tx = optax.sgd(LEARNING_RATE, momentum=0.9)
+        images, labels = torch_report.in_memory(split, HALF, torch.float64)
+        tx = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 
         @jax.jit
         def compute(variables, split):
-            normal = data.normalise(split.images, MEAN, STD, dtype=jnp.float64)
             logits = {
-                mode: forward(variables, normal, placement=placement, mode=mode)
+                mode: forward(
+                    variables, split.images, placement=placement, mode=mode, dtype=jnp.float64
+                )
                 for mode in ("train", "eval")
             }
             state = train.start_from(variables, tx)
-            scale = {"mean": MEAN, "std": STD}
-            return logits, *train.train_step(state, *split, model=LeNet(placement), tx=tx, **scale)
+            our_model = LeNet(placement, HALF, jnp.float64)
+            return logits, *train.train_step(state, split, model=our_model, tx=tx)
 
         logits, state, sums = compute(variables, split)
         for mode in ("train", "eval"):
@@ -132,8 +136,8 @@ def test_a_step_is_pytorchs(placement, batch_size):
                 expected = peer(images).numpy()
             np.testing.assert_allclose(logits[mode], expected, rtol=0, atol=1e-11, err_msg=mode)
 
-        optimizer = torch_reference.make_optimizer(model, LEARNING_RATE)
-        expected = torch_reference.train_epoch(model, optimizer, [(images, labels)])
+        optimizer = torch_report.make_optimizer(model, LEARNING_RATE, MOMENTUM)
+        expected = torch_report.train_epoch(model, optimizer, [(images, labels)])
         np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-12)
         assert (sums.correct, sums.count) == expected[1:]
 
@@ -153,10 +157,15 @@ def test_one_sample_after_fc1_is_an_error_in_both():
     with pytest.raises(ValueError, match="more than 1 value per channel when training"):
         model(torch.zeros(1, 1, 28, 28))
     with pytest.raises(ValueError, match="one value a channel"):
-        forward(variables, jnp.zeros((1, 28, 28, 1)), placement="after_fc1", mode="train")
+        forward(
+            variables, jnp.full((1, 28, 28, 1), 127, jnp.uint8), placement="after_fc1", mode="train"
+        )
     with torch.no_grad():
-        expected = model.eval()(torch.zeros(1, 1, 28, 28)).numpy()
-    logits = forward(variables, jnp.zeros((1, 28, 28, 1)), placement="after_fc1", mode="eval")
+        grey = (torch.full((1, 1, 28, 28), 127 / 255) - 0.5) / 0.5
+        expected = model.eval()(grey).numpy()
+    logits = forward(
+        variables, jnp.full((1, 28, 28, 1), 127, jnp.uint8), placement="after_fc1", mode="eval"
+    )
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -164,16 +173,90 @@ def test_one_sample_after_fc1_is_an_error_in_both():
 def test_float32_differs_by_rounding(placement):
     model, variables = networks(placement, torch.float32)
     split = made_up(64)
-    theirs = torch_reference.activations(
-        model.train(), torch_reference.normalise(split.images, MEAN, STD)
-    )
-    ours = parity.activations(
-        LeNet(placement), variables, data.normalise(split.images, MEAN, STD), train=True
-    )
+    images, _ = torch_report.in_memory(split, HALF)
+    theirs = torch_report.activations(model.train(), images)
+    ours = parity.activations(LeNet(placement), variables, jnp.asarray(split.images), train=True)
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
         assert ours[name].shape == array.shape and ours[name].dtype == array.dtype == np.float32
         assert parity.difference(ours[name], array).relative < 1e-5, name
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+def test_both_scale_pixels_alike(pixels):
+    split = made_up(3)
+    images, labels = torch_report.in_memory(split, PIXELS[pixels], torch.float64)
+    x = split.images.astype(np.float64).transpose(0, 3, 1, 2) / 255
+    mean, std = PIXELS[pixels]
+    np.testing.assert_allclose(images.numpy(), (x - mean) / std, rtol=1e-12)
+    assert labels.dtype == torch.int64 and labels.tolist() == split.labels.tolist()
+
+
+def in_batches(split: Split, size: int, dtype: torch.dtype):
+    images, labels = torch_report.in_memory(split, HALF, dtype)
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+@pytest.mark.parametrize("placement", ["before_fc1", "after_fc1"])
+def test_evaluation_is_pytorchs_in_three_ways(placement):
+    """With running statistics, with those of each batch, and with recalibrated ones."""
+    with jax.enable_x64(True):
+        model, variables = networks(placement, torch.float64)
+        before = copy.deepcopy(model.state_dict())
+        programs = train.uncompiled(
+            LeNet(placement, HALF, jnp.float64), optax.sgd(0.1), batch_size=16, test_batch_size=16
+        )
+        train_split, test_split = made_up(64), made_up(40, seed=1)
+        recalibrated = programs.recalibrate(variables, train_split)
+        evaluate = jax.jit(programs.evaluate)
+        ours = (
+            evaluate(variables, test_split),
+            jax.jit(programs.evaluate_batch)(variables, test_split),
+            evaluate(recalibrated, test_split),
+        )
+
+    tests = in_batches(test_split, 16, torch.float64)
+    peer = torch_report.recalibrated(model, in_batches(train_split, 16, torch.float64))
+    theirs = (
+        torch_report.evaluate(model, tests),
+        torch_report.evaluate_in_training_mode(model, tests),
+        torch_report.evaluate(peer, tests),
+    )
+    for (sums, _), expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-10)
+        assert (sums.correct, sums.count) == expected[1:]
+    assert len({sums.loss for sums in theirs}) == 3
+    state = torch_weights.to_torch(recalibrated, num_batches_tracked=4)
+    found = {name: tensor.numpy() for name, tensor in peer.state_dict().items()}
+    assert_equal_entries(state, found)
+    for name, tensor in model.state_dict().items():  # evaluating changes nothing
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_cycle_with_nesterovs_momentum_is_pytorchs():
+    """A schedule has no meaning in the report; benchmarks compare it."""
+    placement, size, batch_size, epochs = "none", 96, 16, 2
+    steps = epochs * size // batch_size
+    split = made_up(size)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        model, variables = networks(placement, torch.float64)
+        tx = settings.sgd(0.1, MOMENTUM, nesterov=True, one_cycle_steps=steps)
+        state = train.start_from(variables, tx)
+        programs = train.uncompiled(LeNet(placement, HALF, jnp.float64), tx, batch_size=batch_size)
+        train_epoch = jax.jit(programs.train_epoch)
+        for _ in range(epochs):
+            state, sums = train_epoch(state, split, jnp.arange(size))
+        ours = torch_weights.to_torch(train.variables_of(state))
+        rates = torch_program.every_rate(0.1, steps)
+
+    optimizer = torch_report.make_optimizer(model, 1.0, MOMENTUM, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates.__getitem__)
+    for _ in range(epochs):
+        batches = in_batches(split, batch_size, torch.float64)
+        expected = torch_report.train_epoch(model, optimizer, batches, scheduler)
+    np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-7)
+    for name, tensor in model.state_dict().items():  # the rates are rounded to float32
+        np.testing.assert_allclose(ours[name], tensor.numpy(), rtol=0, atol=1e-7, err_msg=name)
 
 
 @pytest.fixture
@@ -181,7 +264,7 @@ def small_data(monkeypatch):
     """60 batches and half a batch, in place of MNIST."""
     splits = made_up(60 * 64 + 32), made_up(500, seed=1)
     monkeypatch.setattr(parity, "load_mnist", lambda data_dir, mirror: splits)
-    monkeypatch.setattr(torch_reference, "load_mnist", lambda data_dir, mirror: splits)
+    monkeypatch.setattr(program, "load_mnist", lambda data_dir, mirror: splits)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -190,13 +273,22 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
     file = tmp_path / "parity.json"
     arguments = ["--placement", placement, "--float64", "--threads", "1", "--json", str(file)]
     assert parity.main([*arguments, "--learning-rate", str(LEARNING_RATE)]) == 0
-    result = json.loads(file.read_text())
+    result = files.read_json(file)
     rows = {(row["stage"], row["name"]): row["ours"]["absolute"] for row in result["rows"]}
     assert max(rows.values()) <= parity.TOLERANCE
-    stages = ["after step 1", "after step 61"]
-    assert [stage for stage in dict.fromkeys(s for s, _ in rows) if "after" in stage] == stages
+    stages = [stage for stage in dict.fromkeys(stage for stage, _ in rows)]
+    assert stages == [
+        "activations, training",
+        "activations, evaluation",
+        parity.GRADIENTS,
+        "after step 1",
+        "after step 61",
+        parity.EVALUATION,
+    ]
     for name in torch_weights.shapes(placement):
         assert ("after step 61", name) in rows
+    for how in ("", ", statistics of each batch", ", recalibrated"):
+        assert (parity.EVALUATION, f"test loss{how}") in rows
     accuracies = result["test_accuracy_percent"]
     assert accuracies["here"] == accuracies["PyTorch"]
     assert "after step 61" in capsys.readouterr().out
@@ -206,14 +298,20 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
     ("apart", "float64", "status"),
     [(1e-10, True, 0), (1e-8, True, 1), (np.nan, True, 1), (1e-8, False, 0)],
 )
-def test_the_exit_status_says_whether_they_agree(apart, float64, status, small_data, monkeypatch):
+def test_the_exit_status_says_whether_they_agree(
+    apart, float64, status, small_data, monkeypatch, tmp_path, capsys
+):
     def trace(value):
         arrays = {"test accuracy": np.asarray(50.0), "fc1.bias": np.array([1.0, value])}
-        return lambda *args, **kwargs: {"activations": arrays, "after step 9": arrays}
+        return lambda *_, **__: {"after step 9": arrays, parity.EVALUATION: arrays}
 
     monkeypatch.setattr(parity, "trace_ours", trace(2 + apart))
     monkeypatch.setattr(parity, "trace_torch", trace(2.0))
-    assert parity.main(["--float64"] * float64) == status
+    file = tmp_path / "x.json"
+    assert parity.main([*["--float64"] * float64, "--json", str(file)]) == status
+    assert files.read_json(file)["rows"]
+    printed = capsys.readouterr().err
+    assert printed == ("error: the programs differ by more than 1e-09\n" if status else "")
 
 
 def test_parity_names_the_extra_that_is_missing(monkeypatch, capsys):
@@ -222,34 +320,98 @@ def test_parity_names_the_extra_that_is_missing(monkeypatch, capsys):
     assert "pip install -e '.[torch]'" in capsys.readouterr().err
 
 
-def test_parity_refuses_a_place_that_is_not_there(tmp_path, capsys):
-    assert parity.main(["--json", str(tmp_path / "none" / "parity.json")]) == 2
-    assert "--json" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--json {tmp}/none/parity.json",
+        "--json {tmp}",
+        "--batch-size 0",
+        "--batch-size 60001",
+        "--batch-size 1",
+        "--batch-size 9",  # a last batch of one test image
+        "--learning-rate -1",
+        "--momentum 1",
+        "--seed -1",
+        "--seed 4294967296",
+        "--threads 0",
+        "--other-threads 0",
+        "--threads 257",
+        "--placement nowhere",
+    ],
+)
+def test_parity_refuses_in_one_line_before_it_trains(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(parity, "load_mnist", None)
+    words = words.format(tmp=tmp_path).split()
+    assert parity.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words[0].strip("-") in line
+
+
+def test_an_interrupt_is_one_line(small_data, monkeypatch, capsys):
+    monkeypatch.setattr(parity, "trace_ours", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert parity.main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_help_of_parity_needs_no_pytorch_and_is_80_columns_wide(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        parity.main(["--help"])
+    assert end.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_the_library_and_parity_do_not_import_torch():
     code = (
         "import sys, experiments.parity, mnist_jax.torch_weights; sys.exit('torch' in sys.modules)"
     )
-    root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("variant", ["eager", "channels_last", "dataloader"])
 def test_the_peer_trains_and_times(variant, small_data, capsys):
-    arguments = ["--variant", variant, "--epochs", "2", "--batch-size", "500", "--threads", "1"]
-    assert torch_reference.main([*arguments, "--json", "-"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["config"]["variant"] == variant
-    assert result["first_epoch_seconds"] > 0 and len(result["epoch_seconds"]) == 1
-    assert result["train_loss"] < 2.4
+    words = ["--variant", variant, "--epochs", "2", "--batch-size", "500", "--threads", "1"]
+    words += ["--seeds", "2", "--statistics", "recalibrated", "--json", "-"]
+    assert torch_program.main(words) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert [run["seed"] for run in result["runs"]] == [0, 1]
+    losses = [row["train_loss"] for run in result["runs"] for row in run["epochs"]]
+    assert len(set(losses)) == 4 and max(losses) < 2.4
+    assert all(row["seconds"] > 0 for run in result["runs"] for row in run["epochs"])
+    assert result["compile_seconds"] is None and result["matrix_product_gflops"] > 0
+    assert result["conditions"]["versions"] == {"torch": torch.__version__}
+
+
+def test_the_peer_learns_what_a_loop_of_its_parts_learns(small_data, capsys):
+    """The first epoch of seed 3, once more by hand."""
+    words = ["--placement", "before_fc1", "--epochs", "1", "--seed", "3", "--json", "-"]
+    assert torch_program.main([*words, "--batch-size", "64", "--threads", "1"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["runs"][0]["epochs"]
+    train_split, test_split = program.load_mnist(None, None)
+    model = torch_report.build("before_fc1", 3)
+    optimizer = torch_report.make_optimizer(model, 0.001, 0.9)
+    images, labels = torch_report.in_memory(train_split, HALF)
+    batches = torch_report.in_order(images, labels, torch.randperm(len(labels)), 64)
+    sums = torch_report.train_epoch(model, optimizer, batches)
+    tested = torch_report.evaluate(model, in_batches(test_split, 500, torch.float32))
+    assert (row["train_loss"], row["test_loss"]) == (sums.mean_loss, tested.mean_loss)
+    assert row["test_accuracy_percent"] == tested.accuracy_percent
 
 
 def test_one_image_at_a_time_gives_the_same_images():
     split = made_up(5)
-    one_by_one = torch_reference.OneByOne(split, MEAN, STD)
-    at_once = torch_reference.normalise(split.images, MEAN, STD)
+    one_by_one = torch_report.OneByOne(split, HALF)
+    images, _ = torch_report.in_memory(split, HALF)
+    assert len(one_by_one) == 5
     for index in range(5):
         image, label = one_by_one[index]
-        assert torch.equal(image, at_once[index])
+        assert torch.equal(image, images[index])
         assert label == split.labels[index]
+
+
+def test_sums_are_those_of_ours():
+    sums = torch_report.Sums(3.0, 7, 8)
+    ours = metrics.Metrics(jnp.float32(3), jnp.int32(7), jnp.int32(8))
+    assert (sums.mean_loss, sums.accuracy_percent) == (ours.mean_loss, ours.accuracy_percent)

@@ -1,0 +1,227 @@
+"""What the two timed programs share: their options, their clock, and what they print.
+
+`jax_program` and `torch_program` differ in how they train and in nothing else. Each of them gives
+this module a `Side`, and the loop below trains, evaluates and times it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+
+import tyro
+
+from experiments import files, options, settings, terminal
+from experiments.manifest import manifest, threads
+from experiments.options import (
+    DataOptions,
+    OptionalInt,
+    OptionalPath,
+    refuse,
+    refuse_unless_positive,
+)
+from mnist_jax.data import TRAIN_SIZE, Split, digests, load_mnist
+from mnist_jax.model import Placement
+
+Schedule = Literal["constant", "one_cycle"]
+Statistics = Literal["running", "recalibrated"]
+PRODUCT_SIZE, PRODUCTS = 1024, 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both programs can be asked for."""
+
+    placement: Placement = "after_fc1"
+    """Where the residual block stands."""
+    epochs: int = 3
+    """Number of passes over the training images, at least 1."""
+    batch_size: int = settings.REPORT.batch_size
+    """Number of images in a training step, at least 1."""
+    examples: OptionalInt = None
+    """Number of images to train on, at least 1; else all."""
+    held_out: int = 0
+    """Number of training images that are kept from training and evaluated as test images."""
+    schedule: Schedule = "constant"
+    """Learning rate over the steps: constant, or one cycle up to --peak-learning-rate and down."""
+    learning_rate: float = settings.REPORT.learning_rate
+    """Learning rate of the schedule constant, at least 0."""
+    peak_learning_rate: float = settings.PEAK_LEARNING_RATE
+    """Highest learning rate of the schedule one_cycle, at least 0."""
+    nesterov: bool = False
+    """Use Nesterov's form of momentum."""
+    statistics: Statistics = "running"
+    """What batch normalisation evaluates with: statistics of training, or all images anew."""
+    threads: OptionalInt = None
+    """Number of CPU cores to run on, at least 1; else all that the process may use."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the images, at least 0."""
+    seeds: int = 1
+    """Number of trainings, one after another with seeds that count up, at least 1."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    json: OptionalPath = None
+    """File for the results as JSON; - prints them, in place of the lines of the epochs."""
+
+
+class Sums(Protocol):
+    """The sums of an epoch; `metrics.Metrics` and `torch_report.Sums` are such."""
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross-entropy per example."""
+        ...
+
+    @property
+    def accuracy_percent(self) -> float:
+        """Correct predictions, in percent."""
+        ...
+
+
+class Side(NamedTuple):
+    """A program made ready to train one network. A state is whatever the program makes of it.
+
+    Every function returns when its result is computed, not before.
+    """
+
+    start: Callable[[int], Any]  # a seed, to the state before the first epoch
+    train_epoch: Callable[[Any, int], tuple[Any, Sums]]  # a state and the number of the epoch
+    recalibrate: Callable[[Any], Any]  # a state, to what `evaluate` is to evaluate in its place
+    evaluate: Callable[[Any], Sums]
+    multiply: Callable[[int, int], None]  # so large matrices, so often
+    compile_seconds: float | None  # None where the first epoch compiles
+    versions: Mapping[str, str]
+
+
+Chosen = TypeVar("Chosen", bound=Options)
+
+
+def main(
+    config_type: type[Chosen],
+    ready: Callable[[Chosen, Split, Split], Side],
+    arguments: Sequence[str] | None,
+    *,
+    name: str,
+    description: str | None,
+) -> int:
+    """The command line of both programs; returns its exit status.
+
+    Args:
+      config_type: the options, with those of one program alone.
+      ready: makes the program ready; the splits are those that it trains on and evaluates.
+      arguments: the words of the command line; None means the process's own.
+      name: of the program's module.
+      description: of the program.
+    """
+
+    def body() -> int:
+        config = options.parse(config_type, arguments, name=name, description=description)
+        check(config)
+        keep_to(config.threads or threads())
+        train, test = load_mnist(config.data.data_dir, config.data.mirror)
+        splits = divided(train, test, examples=config.examples, held_out=config.held_out)
+        side = ready(config, *splits)
+        printing = config.json != Path("-")
+        console = terminal.console(quiet=not printing)
+        runs = []
+        for seed in range(config.seed, config.seed + config.seeds):
+            runs.append({"seed": seed, "epochs": []})
+            recalibrated = config.statistics == "recalibrated"
+            for row in timed(side, seed, config.epochs, recalibrated=recalibrated):
+                runs[-1]["epochs"].append(row)
+                console.print(terminal.epoch_line(row))
+        if config.json is not None:
+            result = {
+                "conditions": manifest(digests(train, test)) | {"versions": dict(side.versions)},
+                "compile_seconds": side.compile_seconds,
+                "matrix_product_gflops": matrix_product_gflops(side.multiply),
+                "runs": runs,
+            }
+            if printing:
+                files.write_whole(config.json, files.as_json(result))
+            else:
+                print(json.dumps(result))
+        return options.OK
+
+    return options.run_command(body)
+
+
+def check(config: Options) -> None:
+    """Checks all options that can be checked without the data.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    refuse_unless_positive(config, "epochs", "batch_size", "examples", "threads", "seeds")
+    if not 0 <= config.held_out < TRAIN_SIZE:
+        refuse("held_out", f"at least 0 and below {TRAIN_SIZE}", config.held_out)
+    most = TRAIN_SIZE - config.held_out
+    if config.examples is not None and config.examples > most:
+        refuse("examples", f"at most {most}, as many as there are", config.examples)
+    options.refuse_training(config, most if config.examples is None else config.examples)
+    if config.seed + config.seeds - 1 > options.MAX_SEED:
+        refuse("seeds", f"such that no seed is above {options.MAX_SEED}", config.seeds)
+    if config.threads is not None:
+        if config.threads > threads():
+            refuse("threads", f"at most {threads()}, as many as there are cores", config.threads)
+        if config.threads < threads() and not hasattr(os, "sched_setaffinity"):
+            refuse("threads", f"{threads()}, as {sys.platform} keeps none idle", config.threads)
+    if config.json != Path("-"):
+        options.refuse_unless_writable(config, "json")
+
+
+def divided(
+    train: Split, test: Split, *, examples: int | None, held_out: int
+) -> tuple[Split, Split]:
+    """The splits to train on and to evaluate; arguments as in `Options`."""
+    if held_out:
+        test = Split(*(array[-held_out:] for array in train))
+        train = Split(*(array[:-held_out] for array in train))
+    return Split(*(array[:examples] for array in train)), test
+
+
+def keep_to(cores: int) -> None:
+    """Keeps this process to its first so many cores.
+
+    It must come before JAX or PyTorch start, as they make a thread for each core.
+    """
+    if cores < threads():
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
+def timed(side: Side, seed: int, epochs: int, *, recalibrated: bool) -> Iterator[dict[str, Any]]:
+    """Trains with one seed and yields a row after each epoch, with the keys of a run's metrics.
+
+    `seconds` are those of training alone and `cpu_seconds` what all threads together computed in
+    that time; evaluation and recalibration are apart.
+    """
+    state = side.start(seed)
+    for number in range(1, epochs + 1):
+        start, cpu = time.perf_counter(), time.process_time()
+        state, trained = side.train_epoch(state, number)
+        trained_at, cpu = time.perf_counter(), time.process_time() - cpu
+        evaluated = side.recalibrate(state) if recalibrated else state
+        recalibrated_at = time.perf_counter()
+        tested = side.evaluate(evaluated)
+        yield {
+            "epoch": number,
+            "train_loss": trained.mean_loss,
+            "train_accuracy_percent": trained.accuracy_percent,
+            "test_loss": tested.mean_loss,
+            "test_accuracy_percent": tested.accuracy_percent,
+            "seconds": trained_at - start,
+            "cpu_seconds": cpu,
+            "recalibration_seconds": recalibrated_at - trained_at,
+            "evaluation_seconds": time.perf_counter() - recalibrated_at,
+        }
+
+
+def matrix_product_gflops(multiply: Callable[[int, int], None]) -> float:
+    """The speed of large float32 matrix products, in 10^9 operations a second."""
+    multiply(PRODUCT_SIZE, 1)
+    start = time.perf_counter()
+    multiply(PRODUCT_SIZE, PRODUCTS)
+    return 2 * PRODUCT_SIZE**3 * PRODUCTS / (time.perf_counter() - start) / 1e9

@@ -1,0 +1,188 @@
+"""Trains the report's network in PyTorch and times every epoch.
+
+    python -m benchmarks.torch_program --variant eager --placement after_fc1 --epochs 3
+
+It is the peer of `jax_program`: the same options, the same lines, the same JSON. It prints the
+report's own line for each epoch, with the seconds of training alone. There are four variants:
+
+    dataloader      as the report's author would write it: a data set that transforms one image
+                    at a time, and a DataLoader that shuffles and stacks them
+    eager           the images are normalised once and kept in memory, a batch is taken by index
+    channels_last   the same with images and kernels stored channels last
+    compile         as eager, with the network compiled by torch.compile in the first epoch
+
+It needs PyTorch: pip install -e '.[torch]'.
+"""
+
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import program
+from benchmarks.program import Side, Sums
+from experiments import settings
+from experiments.manifest import threads
+from experiments.options import UsageError
+from mnist_jax.data import PIXELS, Split
+from mnist_jax.model import Placement
+
+Variant = Literal["eager", "channels_last", "compile", "dataloader"]
+
+
+class Started(NamedTuple):
+    """A network in training; PyTorch changes the parts in place."""
+
+    model: Any  # torch_report.LeNet
+    network: Any  # the same, or what torch.compile made of it
+    optimizer: Any
+    scheduler: Any  # None for a constant learning rate
+
+
+@dataclass(frozen=True)
+class Config(program.Options):
+    """Train the report's network in PyTorch and time every epoch."""
+
+    variant: Variant = "eager"
+    """Which program; the module's documentation explains them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+
+    def of_config(config: Config, train: Split, test: Split) -> Side:
+        one_cycle = config.schedule == "one_cycle"
+        return ready(
+            train,
+            test,
+            variant=config.variant,
+            placement=config.placement,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            one_cycle=one_cycle,
+            learning_rate=(config.peak_learning_rate if one_cycle else config.learning_rate),
+            nesterov=config.nesterov,
+        )
+
+    name = "benchmarks.torch_program"
+    return program.main(Config, of_config, arguments, name=name, description=__doc__)
+
+
+def ready(
+    train: Split,
+    test: Split,
+    *,
+    variant: Variant,
+    placement: Placement,
+    epochs: int,
+    batch_size: int,
+    one_cycle: bool,
+    learning_rate: float,
+    nesterov: bool,
+) -> Side:
+    """Puts the images in memory; arguments as in `Config`.
+
+    Raises:
+      UsageError: PyTorch is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("PyTorch is not installed: pip install -e '.[torch]'")
+    import torch
+    from torch.utils.data import DataLoader
+
+    from experiments import torch_report
+
+    torch.set_num_threads(threads())
+    pixels = PIXELS[settings.REPORT.normalisation]
+    size = len(train.labels)
+    rates = every_rate(learning_rate, epochs * -(-size // batch_size)) if one_cycle else []
+
+    def in_memory(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = torch_report.in_memory(split, pixels)
+        if variant == "channels_last":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+    def in_file_order(split: Split, at_once: int) -> torch_report.Batches:
+        if variant == "dataloader":
+            return DataLoader(torch_report.OneByOne(split, pixels), at_once)
+        images, labels = in_memory(split)
+        return list(zip(images.split(at_once), labels.split(at_once), strict=True))
+
+    if variant == "dataloader":
+        loader = DataLoader(torch_report.OneByOne(train, pixels), batch_size, shuffle=True)
+
+        def shuffled() -> torch_report.Batches:
+            return loader
+    else:
+        images, labels = in_memory(train)
+
+        def shuffled() -> torch_report.Batches:
+            return torch_report.in_order(images, labels, torch.randperm(size), batch_size)
+
+    test_batches = in_file_order(test, settings.TEST_BATCH_SIZE)
+
+    def start(seed: int) -> Started:
+        model = torch_report.build(placement, seed)
+        if variant == "channels_last":
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = torch.compile(model) if variant == "compile" else model
+        # A scheduler multiplies the optimiser's own learning rate.
+        optimizer = torch_report.make_optimizer(
+            model,
+            1.0 if one_cycle else learning_rate,
+            settings.REPORT.momentum,
+            nesterov=nesterov,
+        )
+        scheduler = None
+        if one_cycle:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates.__getitem__)
+        return Started(model, network, optimizer, scheduler)
+
+    def train_epoch(state: Started, number: int) -> tuple[Started, Sums]:
+        del number  # the order is drawn from PyTorch's generator, which remembers
+        batches = shuffled()
+        sums = torch_report.train_epoch(state.network, state.optimizer, batches, state.scheduler)
+        return state, sums
+
+    def recalibrate(state: Started) -> Started:
+        batches = in_file_order(train, batch_size)
+        return state._replace(network=torch_report.recalibrated(state.model, batches))
+
+    def multiply(size: int, times: int) -> None:
+        ones = torch.ones(size, size)
+        for _ in range(times):
+            torch.matmul(ones, ones)
+
+    return Side(
+        start=start,
+        train_epoch=train_epoch,
+        recalibrate=recalibrate,
+        evaluate=lambda state: torch_report.evaluate(state.network, test_batches),
+        multiply=multiply,
+        compile_seconds=None,
+        versions={"torch": torch.__version__},
+    )
+
+
+def every_rate(peak: float, steps: int) -> list[float]:
+    """The learning rates of one cycle, and one more, which no step uses.
+
+    PyTorch asks for the next rate at the end of each step, also of the last one.
+    """
+    rates = jax.vmap(settings.one_cycle(peak, steps))(jnp.arange(steps + 1))
+    return np.asarray(rates).tolist()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
