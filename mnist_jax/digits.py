@@ -24,6 +24,8 @@ Last, `_place` scales and shifts it. NIST's scans were black and white before th
 the edges of a picture that is larger than MNIST's are steepened first.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -162,7 +164,8 @@ def _ink(grey: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, float]:
 def _parts(ink: np.ndarray, noise: float) -> np.ndarray:
     """The ink `[H, W]` without what is not part of a digit."""
     strong = ink >= STRONG
-    labels, count = ndimage.label(ink >= min(max(FAINT, NOISE * noise), STRONG), np.ones((3, 3)))
+    found: Any = ndimage.label(ink >= min(max(FAINT, NOISE * noise), STRONG), np.ones((3, 3)))
+    labels, count = found  # [H, W], from 1; 0 is no ink
     sizes = np.bincount(labels[strong], minlength=count + 1)  # pixels of ink for certain
     keep = sizes >= max(1, SPECK * sizes.max())
     keep[0] = False
