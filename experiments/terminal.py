@@ -65,6 +65,11 @@ def console(*, quiet: bool = False) -> Console:
     )
 
 
+def complain(line: str) -> None:
+    """Says on the standard error output what could not be done, while the rest goes on."""
+    print(f"error: {line}", file=sys.stderr, flush=True)
+
+
 def progress(console: Console) -> Progress:
     """A bar of the epochs done and the time left, on a terminal only."""
     return Progress(

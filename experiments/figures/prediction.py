@@ -1,0 +1,66 @@
+"""What a network says of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.figures.style import LOOKS, WIDTH, save, styled
+
+SHOWN = 40  # pictures at most; a taller figure could not be looked at
+
+
+class Answer(Protocol):
+    """What is drawn of an answer."""
+
+    @property
+    def file(self) -> Path: ...  # noqa: D102
+    @property
+    def digit(self) -> int: ...  # noqa: D102
+    @property
+    def probabilities(self) -> Sequence[float]: ...  # noqa: D102
+
+
+def answers(
+    shown: Sequence[tuple[np.ndarray | None, np.ndarray]], answers: Sequence[Answer], path: Path
+) -> None:
+    """A row for each picture: as it was given, as the network saw it, and ten bars.
+
+    Args:
+      shown: picture `[H, W]` or `[H, W, 3]` and image `[28, 28]` uint8, one pair an answer; beyond
+        `SHOWN` the rest is not drawn.
+      answers: what the network says of each.
+      path: the file, see the package.
+    """
+    rows = min(len(answers), SHOWN)
+    colour = LOOKS["before_fc1"].colour
+    with styled():
+        figure = Figure(figsize=(WIDTH, 0.3 + 1.5 * rows), layout="constrained")
+        grid = figure.subplots(rows, 3, squeeze=False, width_ratios=(1, 1, 2.6))
+        for (given, seen, bars), (picture, image), answer in zip(
+            grid, shown, answers, strict=False
+        ):
+            for axes, pixels in ((given, picture), (seen, image)):
+                axes.set(xticks=[], yticks=[])
+                axes.grid(visible=False)
+                axes.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
+                if pixels is not None:
+                    axes.imshow(pixels, cmap="gray")
+            given.set_title(answer.file.name, fontsize=8)
+            percent = 100 * np.asarray(answer.probabilities)  # [10]
+            bars.bar(range(10), percent, color=colour)
+            bars.set(xticks=range(10), ylim=(0, 109), yticks=(0, 50, 100))
+            bars.grid(axis="x", visible=False)
+            bars.annotate(
+                f"{percent[answer.digit]:.1f} %",
+                (answer.digit, percent[answer.digit]),
+                (0, 1),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+        grid[0][1].set_title("as the network saw it", fontsize=8)
+        grid[0][2].set_title("probability of each digit, %", fontsize=8)
+        save(figure, path)

@@ -1,0 +1,220 @@
+"""Says which digits are on pictures.
+
+    python -m experiments.predict runs/after_fc1-seed0 three.png photos/
+
+The first argument is the directory of a run, also of one that is still training, or a file of
+weights. Each picture is prepared as MNIST's makers prepared theirs (`mnist_jax.digits`), so that
+dark or light ink, any size and any place on the page will do.
+"""
+
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()  # before the imports that follow, which take a second
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import compile_cache, files, images, options, terminal
+from experiments.options import OptionalPath, UsageError
+from experiments.run_directory import open_run
+from mnist_jax import compilation, digits, train
+
+BATCHES = (32, 512)  # images that are computed at once: a program is compiled for each size
+
+
+@dataclass(frozen=True)
+class Config:
+    """Say which digits are on pictures."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of a run, or a .safetensors file."""
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files or directories: PNG, JPEG, WebP, BMP, TIFF or GIF."""
+    as_is: bool = False
+    """Take pictures of 28x28 pixels as they are, light ink on black, without preparing them."""
+    json: OptionalPath = None
+    """File for the answers as JSON, with all ten probabilities."""
+    csv: OptionalPath = None
+    """File for the answers as comma-separated values, with all ten probabilities."""
+    show: OptionalPath = None
+    """PNG file that shows each picture, what the network saw, and ten bars."""
+    compile_cache: OptionalPath = None
+    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
+    no_compile_cache: bool = False
+    """Keep no compiled programs."""
+
+
+class Seen(NamedTuple):
+    """A picture that could be read."""
+
+    file: Path
+    picture: np.ndarray | None  # as given, [H, W] or [H, W, 3]; only where it is to be shown
+    image: np.ndarray  # [28, 28, 1] uint8, as the network sees it
+
+
+class Answer(NamedTuple):
+    """What a network says of one picture."""
+
+    file: Path
+    digit: int
+    probability: float  # 0 to 1
+    runner_up: int
+    runner_up_probability: float
+    probabilities: tuple[float, ...]  # of the ten digits
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+
+    def body() -> int:
+        config = options.parse(Config, arguments, name="experiments.predict", description=__doc__)
+        check(config)
+        console = terminal.console()
+        if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
+            console.print(line)
+        opened = open_run(config.run.expanduser())
+        program = compilation.jit(partial(train.predict, model=opened.model))
+        found = images.find([path.expanduser() for path in config.pictures])
+        seen, answers, refused = [], [], 0
+        for chunk in _chunks(found, max(BATCHES)):
+            readable = []
+            for file in chunk:
+                try:
+                    readable.append(_read(file, config.as_is, keep=config.show is not None))
+                except images.ImageError as error:
+                    refused += 1
+                    terminal.complain(f"{file}: {error}")
+            of_chunk = predict(program, opened.variables, readable)
+            for answer in of_chunk:
+                console.print(_line(answer))
+            answers += of_chunk
+            seen += readable if config.show else []
+        if config.json:
+            files.write_whole(config.json, _as_json(answers))
+        if config.csv:
+            files.write_whole(config.csv, _as_csv(answers))
+        if config.show and answers:
+            from experiments.figures import prediction  # matplotlib, only where it is needed
+
+            shown = [(one.picture, one.image[..., 0]) for one in seen]
+            prediction.answers(shown, answers, config.show)
+        if not answers and not refused:
+            raise UsageError("there is no picture in what was named")
+        return options.FAILED if refused else options.OK
+
+    return options.run_command(body)
+
+
+def check(config: Config) -> None:
+    """Checks the options.
+
+    Raises:
+      UsageError: there is no picture, or a file could not be written.
+    """
+    if not config.pictures:
+        raise UsageError("name at least one picture or directory of pictures")
+    options.refuse_unless_writable(config, "json", "csv", "show")
+
+
+def predict(program: Any, variables: Any, seen: Sequence[Seen]) -> list[Answer]:
+    """The answers of a network.
+
+    Args:
+      program: `train.predict` of the network, compiled.
+      variables: the network's.
+      seen: at most as many pictures as the largest of `BATCHES`.
+    """
+    if not seen:
+        return []
+    size = min(batch for batch in BATCHES if batch >= len(seen))
+    padded = np.zeros((size, 28, 28, 1), np.uint8)
+    padded[: len(seen)] = [one.image for one in seen]
+    logits = program(variables, padded)[: len(seen)]
+    probabilities = np.asarray(jax.nn.softmax(logits), float)  # [N, 10]
+    return [_answer(one.file, row) for one, row in zip(seen, probabilities, strict=True)]
+
+
+def _answer(file: Path, probabilities: np.ndarray) -> Answer:
+    second, first = np.argsort(probabilities, kind="stable")[-2:]
+    return Answer(
+        file,
+        int(first),
+        float(probabilities[first]),
+        int(second),
+        float(probabilities[second]),
+        tuple(map(float, probabilities)),
+    )
+
+
+def _read(file: Path, as_is: bool, *, keep: bool) -> Seen:
+    """Decodes a picture and makes it an image of MNIST.
+
+    Raises:
+      ImageError: it is no picture, there is no digit on it, or it has another size than 28x28
+        where it is to be taken as it is.
+    """
+    picture = images.decode(file)
+    try:
+        image = _unprepared(picture) if as_is else digits.to_mnist(picture)
+    except ValueError as error:
+        raise images.ImageError(str(error)) from error
+    return Seen(file, picture if keep else None, image)
+
+
+def _unprepared(picture: np.ndarray) -> np.ndarray:
+    """A picture of the right size as `[28, 28, 1]` uint8; of colours the mean."""
+    if picture.shape[:2] != (28, 28):
+        height, width = picture.shape[:2]
+        raise ValueError(f"{width} x {height} pixels, and --as-is takes 28 x 28")
+    grey = picture.mean(-1) if picture.ndim == 3 else picture
+    scale = 257 if picture.dtype == np.uint16 else 1
+    return np.rint(grey / scale).astype(np.uint8)[..., None]
+
+
+def _chunks(found: Iterator[Path], size: int) -> Iterator[list[Path]]:
+    """Lists of at most so many; the first one is small, so that its answers are there at once."""
+    chunk: list[Path] = []
+    room = min(BATCHES)
+    for path in found:
+        chunk.append(path)
+        if len(chunk) == room:
+            yield chunk
+            chunk, room = [], size
+    if chunk:
+        yield chunk
+
+
+def _line(answer: Answer) -> str:
+    return (
+        f"{answer.file}: {answer.digit} ({answer.probability:.1%}), "
+        f"then {answer.runner_up} ({answer.runner_up_probability:.1%})"
+    )
+
+
+def _as_json(answers: Sequence[Answer]) -> bytes:
+    rows = [{**answer._asdict(), "file": str(answer.file)} for answer in answers]
+    return (json.dumps(rows, indent=1) + "\n").encode()
+
+
+def _as_csv(answers: Sequence[Answer]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*Answer._fields[:-1], *(f"probability_{digit}" for digit in range(10))])
+    writer.writerows([*answer[:-1], *answer.probabilities] for answer in answers)
+    return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
