@@ -1,0 +1,243 @@
+"""Pictures in, digits out: every format, and one line for what is none."""
+
+import csv
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from experiments import images, predict
+from mnist_jax import torch_weights, train
+from mnist_jax.data import PIXELS
+from mnist_jax.digits import to_mnist
+from mnist_jax.model import LeNet
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Compiled programs of this file's commands, which are the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights of a network that was not trained, with another pixel scale."""
+    import jax
+
+    model = LeNet("before_fc1", PIXELS["mnist"])
+    programs = train.compiled(model, optax.sgd(0.1))
+    variables = train.variables_of(programs.init_state(jax.random.key(0)))
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    torch_weights.save(path, variables, pixels=model.pixels, epochs=0)
+    return path, model, variables
+
+
+def seven() -> np.ndarray:
+    """A drawn 7, [60, 50] uint8, dark ink on a light page."""
+    page = np.full((60, 50), 235, np.uint8)
+    page[10:16, 10:40] = 30
+    for row in range(16, 50):
+        column = 37 - (row - 16) // 2
+        page[row, column - 5 : column] = 30
+    return page
+
+
+def saved(folder: Path, name: str, image: Image.Image, **options) -> Path:
+    image.save(folder / name, **options)
+    return folder / name
+
+
+class TestDecoding:
+    @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.gif", "a.webp"])
+    def test_lossless_formats_give_the_same_pixels(self, name, tmp_path):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        decoded = images.decode(saved(tmp_path, name, Image.fromarray(seven()), **options))
+        grey = decoded if decoded.ndim == 2 else decoded[..., 0]
+        np.testing.assert_array_equal(grey, seven())
+
+    def test_jpeg_is_close(self, tmp_path):
+        decoded = images.decode(saved(tmp_path, "a.jpg", Image.fromarray(seven()), quality=95))
+        assert np.abs(decoded.astype(int) - seven()).mean() < 3
+
+    def test_palette_and_sixteen_bits(self, tmp_path):
+        palette = images.decode(saved(tmp_path, "p.png", Image.fromarray(seven()).convert("P")))
+        np.testing.assert_array_equal(palette[..., 0], seven())
+        wide = Image.fromarray(seven().astype(np.uint16) * 257)
+        decoded = images.decode(saved(tmp_path, "w.png", wide))
+        assert decoded.dtype == np.uint16
+        np.testing.assert_array_equal(decoded, seven().astype(np.uint16) * 257)
+
+    def test_transparency_lies_over_white(self, tmp_path):
+        pixels = np.zeros((8, 8, 4), np.uint8)  # black, and invisible
+        pixels[2:5, 2:5, 3] = 255
+        decoded = images.decode(saved(tmp_path, "a.png", Image.fromarray(pixels)))
+        assert (decoded[2:5, 2:5] == 0).all()
+        assert (decoded[5:] == 255).all()
+
+    def test_the_camera_says_which_side_is_up(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # orientation: turn it a quarter to the right to see it upright
+        turned = Image.fromarray(np.rot90(seven()).copy())
+        decoded = images.decode(saved(tmp_path, "a.png", turned, exif=exif))
+        np.testing.assert_array_equal(decoded, seven())
+
+    def test_a_gif_shows_its_first_frame(self, tmp_path):
+        frames = [Image.fromarray(seven()), Image.fromarray(seven()[::-1].copy())]
+        path = saved(tmp_path, "a.gif", frames[0], save_all=True, append_images=frames[1:])
+        decoded = images.decode(path)
+        grey = decoded if decoded.ndim == 2 else decoded[..., 0]
+        np.testing.assert_array_equal(grey, seven())
+
+    def test_a_decompression_bomb_is_refused_before_it_is_decoded(self, tmp_path):
+        """A PNG of 100,000 x 100,000 pixels whose data are not even there."""
+        header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+        chunk = b"IHDR" + header
+        crc = struct.pack(">I", zlib.crc32(chunk))
+        png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + crc
+        (tmp_path / "bomb.png").write_bytes(png)
+        with pytest.raises(images.ImageError, match="pixels"):
+            images.decode(tmp_path / "bomb.png")
+        assert images.MAX_PIXELS == 50_000_000
+
+    def test_just_too_many_pixels_are_refused(self, tmp_path, monkeypatch):
+        path = saved(tmp_path, "a.png", Image.fromarray(seven()))
+        monkeypatch.setattr(images, "MAX_PIXELS", 60 * 50 - 1)
+        with pytest.raises(images.ImageError, match="50 x 60 pixels are too many"):
+            images.decode(path)
+        monkeypatch.setattr(images, "MAX_PIXELS", 60 * 50)
+        assert images.decode(path).shape == (60, 50)
+
+    def test_what_is_no_picture_is_refused_in_one_line(self, tmp_path):
+        whole = saved(tmp_path, "whole.png", Image.fromarray(seven())).read_bytes()
+        contents = {
+            "text.png": b"hello",
+            "empty.png": b"",
+            "cut.png": whole[: len(whole) // 2],
+            "flipped.png": whole[:60] + bytes([whole[60] ^ 255]) + whole[61:],
+            "script.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "post.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        }
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(images.ImageError) as error:
+                images.decode(tmp_path / name)
+            assert "\n" not in str(error.value), name
+        for path in (tmp_path / "absent.png", tmp_path):
+            with pytest.raises(images.ImageError):
+                images.decode(path)
+
+    def test_directories_are_searched_for_pictures_only(self, tmp_path):
+        for name in ("b.png", "a.JPG", "notes.txt"):
+            (tmp_path / name).write_bytes(b"")
+        named = tmp_path / "notes.txt"
+        found = list(images.find([tmp_path, named]))
+        assert found == [tmp_path / "a.JPG", tmp_path / "b.png", named]
+
+
+def run(*words) -> int:
+    return predict.main([str(word) for word in words])
+
+
+def test_the_answers_are_the_networks(weights, tmp_path, capsys):
+    path, model, variables = weights
+    picture = saved(tmp_path, "seven.png", Image.fromarray(seven()))
+    assert run(path, picture, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv") == 0
+    logits = train.predict(variables, to_mnist(seven())[None], model=model)
+    expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
+
+    (answer,) = json.loads((tmp_path / "a.json").read_text())
+    np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-4)
+    second, first = np.argsort(expected)[-2:]
+    assert (answer["digit"], answer["runner_up"]) == (first, second)
+    assert capsys.readouterr().out == (
+        f"{picture}: {first} ({expected[first]:.1%}), then {second} ({expected[second]:.1%})\n"
+    )
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text()))
+    assert row["file"] == str(picture) and int(row["digit"]) == first
+    np.testing.assert_allclose(float(row[f"probability_{second}"]), expected[second], rtol=1e-4)
+
+
+def test_many_pictures_are_answered_in_their_order(weights, tmp_path):
+    """More than one batch; the same picture gets the same answer in each."""
+    path, *_ = weights
+    folder = tmp_path / "many"
+    folder.mkdir()
+    count = sum(predict.BATCHES) + 3
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    for number in range(count):
+        Image.fromarray(drawn[number % 5]).save(folder / f"{number:04}.png")
+    assert run(path, folder, "--as-is", "--json", tmp_path / "a.json") == 0
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert [Path(answer["file"]).stem for answer in answers] == [f"{n:04}" for n in range(count)]
+    for number, answer in enumerate(answers):
+        np.testing.assert_allclose(
+            answer["probabilities"], answers[number % 5]["probabilities"], rtol=1e-4
+        )
+
+
+def test_a_bad_file_is_named_and_the_others_are_answered(weights, tmp_path, capsys):
+    path, *_ = weights
+    good = saved(tmp_path, "good.png", Image.fromarray(seven()))
+    blank = saved(tmp_path, "blank.png", Image.new("L", (50, 50), 255))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    assert run(path, bad, good, blank, tmp_path / "absent.png") == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{good}: ") and printed.out.count("\n") == 1
+    lines = printed.err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        str(bad),
+        str(blank),
+        str(tmp_path / "absent.png"),
+    ]
+
+
+def test_as_is_takes_images_of_mnist_only(weights, tmp_path, capsys):
+    path, model, variables = weights
+    image = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    small = saved(tmp_path, "small.png", Image.fromarray(image))
+    large = saved(tmp_path, "large.png", Image.fromarray(seven()))
+    assert run(path, small, "--as-is", "--json", tmp_path / "a.json") == 0
+    logits = train.predict(variables, image[None, :, :, None], model=model)
+    (answer,) = json.loads((tmp_path / "a.json").read_text())
+    assert answer["digit"] == int(np.argmax(logits[0]))
+    assert run(path, large, "--as-is") == 1
+    assert "50 x 60 pixels, and --as-is takes 28 x 28" in capsys.readouterr().err
+
+
+def test_show_draws_a_picture(weights, tmp_path):
+    path, *_ = weights
+    picture = saved(tmp_path, "seven.png", Image.fromarray(seven()))
+    assert run(path, picture, "--show", tmp_path / "show.png") == 0
+    with Image.open(tmp_path / "show.png") as shown:
+        assert shown.format == "PNG" and shown.width == 1600
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent", "a.png"], "absent: No such file"),
+        ([__file__, "a.png"], "test_predict.py: not a .safetensors file"),
+        (["weights", "a.png", "--json", "absent/a.json"], "--json must be"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(words, message, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [weights[0] if word == "weights" else word for word in words]
+    assert run(*words) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+
+
+def test_a_directory_without_pictures_is_refused(weights, tmp_path, capsys):
+    assert run(weights[0], tmp_path) == 2
+    assert "there is no picture" in capsys.readouterr().err
