@@ -330,7 +330,8 @@ def _decode(folder: Path, record: _Record, remedy: str) -> dict[str, np.ndarray]
             images, labels = zip(*_examples(folder, split), strict=True)
             read = np.stack(images), np.asarray(labels, np.uint8)
         except Exception as error:  # a damaged file fails anywhere in TFDS and array_record
-            reason = f"nothing decodable ({type(error).__name__})"
+            kind = type(error).__name__
+            reason = f"nothing that dataset_info.json and features.json describe ({kind})"
             raise bad(file, record.arrays[names[0]], reason) from error
         arrays.update(zip(names, read, strict=True))
         for name, found in digests({name: arrays[name] for name in names}).items():
