@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = programs(placements, variants, common)
         order = processes.in_random_order(found, config.repeats, config.seed)
         with tempfile.TemporaryDirectory() as scratch:
-            rows = measure(order, Path(scratch), console)
+            measured = measure(order, Path(scratch), console)
+        rows = [measured[program] for program in found]  # as they were listed, not as they ran
         terminal.print_table(console, table(rows))
         if config.json:
             asked = {"repeats": config.repeats, "seed": config.seed}
@@ -144,7 +145,9 @@ def programs(
     return found
 
 
-def measure(order: Sequence[tuple[int, Program]], scratch: Path, console: Console) -> list[Row]:
+def measure(
+    order: Sequence[tuple[int, Program]], scratch: Path, console: Console
+) -> dict[Program, Row]:
     """Runs every program as often as it stands in the order.
 
     Args:
@@ -168,7 +171,7 @@ def measure(order: Sequence[tuple[int, Program]], scratch: Path, console: Consol
             row.setdefault(key, []).append(value)
         what = " ".join(filter(None, (program.placement, program.name)))
         console.print(f"{number} {what}: {row['seconds'][-1]:.1f} s")
-    return list(rows.values())
+    return rows
 
 
 def _run(program: Program, scratch: Path, cache: Path, *words: str) -> Finished:
@@ -219,7 +222,7 @@ def table(rows: Sequence[Row]) -> Table:
         for row in rows
         if row["program"] != IMPORTS
     }
-    for row in sorted(rows, key=lambda row: PLACEMENTS.index(row["placement"] or "none")):
+    for row in rows:
         if row["program"] == IMPORTS:
             continue
         whole = without[row["placement"], row["program"]]

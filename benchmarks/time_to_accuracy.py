@@ -1,0 +1,347 @@
+"""How many epochs and seconds of training until the report's test accuracy is reached?
+
+    python -m benchmarks.time_to_accuracy --choose --seeds 5 --json choice.json
+    python -m benchmarks.time_to_accuracy --peak-learning-rate 0.05 --json time_to_accuracy.json
+
+The report trains ten epochs at a constant learning rate and ends at 98.71 % test accuracy with the
+block before fc1, and at 98.79 % with the block after it. Here the learning rate follows one cycle
+of cosines over the whole training (`experiments.settings.one_cycle`), here and in PyTorch alike.
+
+Method. A schedule depends on the number of epochs, so each number in `--epochs` is a training of
+its own. With `--choose`, every combination of `--peak-learning-rates` and of both forms of momentum
+is trained on 50,000 of the training images and evaluated on the other 10,000; the test images are
+not looked at. Without it, one combination is trained on all 60,000 and evaluated once on the test
+images. The accuracy counts as reached at the smallest number of epochs after which the mean over
+the seeds is at least the report's. `--statistics` says what batch normalisation evaluates with: the
+running statistics of training, or statistics of all training images taken anew after it, which are
+part of the training's time.
+
+Seconds are those of the training epochs, without compilation, evaluation and the loading of data.
+The seeds run one after another, ten in a process, and the processes in a random order, drawn from
+`--seed` and recorded. The first seed of a process is as warm as a first run is.
+
+Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
+how many CPUs others kept busy meanwhile are recorded beside its times.
+
+Output. Mean and its 95 % interval (Student's t over the seeds) of accuracy and seconds.
+"""
+
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
+import importlib.util
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
+
+import scipy.stats
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import processes
+from benchmarks.processes import ProcessError
+from benchmarks.program import Statistics
+from experiments import files, options, published, settings, terminal
+from experiments.options import (
+    DataOptions,
+    FailedError,
+    OptionalPath,
+    refuse,
+    refuse_unless_positive,
+)
+
+OURS = "mnist_jax"
+HELD_OUT = 10_000
+SEEDS_IN_A_PROCESS = 10
+TARGETS = {  # test accuracy in percent after the report's last epoch
+    placement: history[-1].test_accuracy_percent for placement, history in published.HISTORY.items()
+}
+
+Row = dict[str, Any]  # a training, and lists of what came of it with each seed
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train until the report's test accuracy is reached, here and in PyTorch."""
+
+    choose: bool = False
+    """Find the best schedule on training images that are held out, in place of measuring one."""
+    placement: Literal["before_fc1", "after_fc1"] | None = None
+    """Where the residual block stands; else both."""
+    epochs: tuple[int, ...] = (1, 2, 3, 4)
+    """Numbers of epochs to try, each at least 1."""
+    peak_learning_rate: float = settings.PEAK_LEARNING_RATE
+    """Highest learning rate of the cycle, above 0."""
+    nesterov: bool = False
+    """Use Nesterov's form of momentum."""
+    peak_learning_rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    """With --choose: the highest learning rates to try, each above 0."""
+    statistics: Statistics = "running"
+    """What batch normalisation evaluates with: statistics of training, or all images anew."""
+    seeds: int = 100
+    """Number of trainings of each kind, at least 2."""
+    torch_seeds: int = 10
+    """The same in PyTorch, at least 2."""
+    variant: Literal["eager", "channels_last"] = "eager"
+    """Program of PyTorch; name the one that benchmarks.epoch_time found fastest."""
+    seed: int = 0
+    """Seed of the random order of the processes."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    json: OptionalPath = None
+    """File for everything measured, as JSON."""
+
+
+class Training(NamedTuple):
+    """What is trained with many seeds."""
+
+    program: str
+    placement: str
+    epochs: int
+    peak_learning_rate: float
+    nesterov: bool
+
+
+class Process(NamedTuple):
+    """Some seeds of a training."""
+
+    training: Training
+    seed: int  # the first one
+    seeds: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+
+    def body() -> int:
+        config = options.parse(
+            Config, arguments, name="benchmarks.time_to_accuracy", description=__doc__
+        )
+        check(config)
+        console = terminal.console()
+        theirs = f"pytorch {config.variant}"
+        sizes = {OURS: config.seeds, theirs: config.torch_seeds}
+        if config.choose:
+            sizes.pop(theirs)
+        elif importlib.util.find_spec("torch") is None:
+            console.print("PyTorch is not installed (pip install -e '.[torch]'): mnist_jax alone")
+            sizes.pop(theirs)
+        chosen = ((config.peak_learning_rate, config.nesterov),)
+        tried = [(rate, form) for rate in config.peak_learning_rates for form in (False, True)]
+        trainings = [
+            Training(program, placement, epochs, *schedule)
+            for placement in ([config.placement] if config.placement else TARGETS)
+            for epochs in sorted(set(config.epochs))
+            for schedule in (tried if config.choose else chosen)
+            for program in sizes
+        ]
+        parts = [part for each in trainings for part in divided(each, sizes[each.program])]
+        order = [part for _, part in processes.in_random_order(parts, 1, config.seed)]
+        common = processes.data_words(config.data.data_dir, config.data.mirror)
+        common += ["--statistics", config.statistics]
+        if config.choose:
+            common += ["--held-out", str(HELD_OUT)]
+        conditions, rows = measure(order, common, console)
+        rows = [rows[training] for training in trainings]
+        for table in choice_tables(rows) if config.choose else tables(rows):
+            terminal.print_table(console, table)
+        for line in () if config.choose else summary_lines(rows):
+            console.print(line)
+        if config.json:
+            asked = {
+                "chosen_on_held_out_images": config.choose,
+                "statistics": config.statistics,
+                "seed": config.seed,
+                "order": order,
+            }
+            content = {"conditions": conditions | asked, "rows": rows}
+            files.write_whole(config.json, files.as_json(content))
+        return options.OK
+
+    return options.run_command(body)
+
+
+def check(config: Config) -> None:
+    """Checks all options.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
+    """
+    if not config.epochs or min(config.epochs) < 1:
+        refuse("epochs", "at least 1, one number or more", config.epochs)
+    for name, rates in (
+        ("peak_learning_rate", [config.peak_learning_rate]),
+        ("peak_learning_rates", config.peak_learning_rates),
+    ):
+        if not rates or not all(0 < rate < float("inf") for rate in rates):
+            refuse(name, "above 0 and finite", " ".join(map(str, rates)))
+    refuse_unless_positive(config, "seeds", "torch_seeds")
+    for name in ("seeds", "torch_seeds"):  # one has no interval
+        if getattr(config, name) < 2:
+            refuse(name, "at least 2", getattr(config, name))
+    options.refuse_unless_writable(config, "json")
+
+
+def divided(training: Training, seeds: int) -> list[Process]:
+    """The seeds 0, 1, ... of a training, ten for a process."""
+    return [
+        Process(training, first, min(SEEDS_IN_A_PROCESS, seeds - first))
+        for first in range(0, seeds, SEEDS_IN_A_PROCESS)
+    ]
+
+
+def measure(
+    order: Sequence[Process], common: Sequence[str], console: Console
+) -> tuple[dict[str, Any], dict[Training, Row]]:
+    """Runs all processes.
+
+    Args:
+      order: of the processes.
+      common: options of every program.
+      console: for a line a process.
+
+    Returns:
+      What the numbers depend on, and a row for each training. Its lists have an item for each seed,
+      in the order of the seeds.
+
+    Raises:
+      FailedError: a program failed.
+    """
+    conditions: dict[str, Any] = {}
+    parts: dict[Training, dict[int, dict[str, list[float | None]]]] = {}
+    for number, process in enumerate(order, 1):
+        training = process.training
+        try:
+            result, finished = processes.run_for_json([*command(process), *common])
+        except ProcessError as error:
+            raise FailedError(f"{training.program}, {training.placement}: {error}") from error
+        versions = conditions.get("versions", {}) | result["conditions"]["versions"]
+        conditions = result["conditions"] | {"versions": versions}
+        values = values_of(result["runs"])
+        others = {
+            name: [value] * process.seeds for name, value in finished.conditions._asdict().items()
+        }
+        parts.setdefault(training, {})[process.seed] = {**values, **others}
+        console.print(
+            f"{number}/{len(order)} {training.placement} {training.program}, {training.epochs} "
+            f"epochs, peak {training.peak_learning_rate}: "
+            f"{statistics.mean(values['accuracy_percent']):.2f} %"
+        )
+    rows = {}
+    for training, found in parts.items():
+        of_seeds = [found[seed] for seed in sorted(found)]
+        lists = {name: [x for part in of_seeds for x in part[name]] for name in of_seeds[0]}
+        rows[training] = training._asdict() | lists
+    return conditions, rows
+
+
+def command(process: Process) -> list[str]:
+    """The command line of a process."""
+    training = process.training
+    words = ["-m", "benchmarks.jax_program"]
+    if training.program != OURS:
+        variant = training.program.removeprefix("pytorch ")
+        words = ["-m", "benchmarks.torch_program", "--variant", variant]
+    words += ["--placement", training.placement, "--epochs", str(training.epochs)]
+    words += ["--schedule", "one_cycle"]
+    words += ["--peak-learning-rate", str(training.peak_learning_rate)]
+    words += ["--seed", str(process.seed), "--seeds", str(process.seeds)]
+    return [*words, *(["--nesterov"] if training.nesterov else [])]
+
+
+def values_of(runs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Accuracy after the last epoch, and seconds of training, of each seed."""
+    lasts = [run["epochs"][-1] for run in runs]
+    training = [sum(row["seconds"] for row in run["epochs"]) for run in runs]
+    # Statistics are taken anew once, after the last epoch.
+    recalibration = [last["recalibration_seconds"] for last in lasts]
+    return {
+        "accuracy_percent": [last["test_accuracy_percent"] for last in lasts],
+        "seconds": [sum(pair) for pair in zip(training, recalibration, strict=True)],
+    }
+
+
+def mean_and_margin(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % interval by Student's t."""
+    n = len(values)
+    error = statistics.stdev(values) / n**0.5
+    return statistics.mean(values), float(scipy.stats.t.ppf(0.975, n - 1)) * error
+
+
+def tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """A table for each placement, with a row for each program and number of epochs."""
+    for placement in dict.fromkeys(row["placement"] for row in rows):
+        target = TARGETS[placement]
+        title = f"Block {placement}: the report has {target:.2f} % after {settings.EPOCHS} epochs"
+        grid = Table(title=title, box=box.SIMPLE_HEAD)
+        grid.add_column("program")
+        for name in ("epochs", "n", "test accuracy, %", "reached", "seconds"):
+            grid.add_column(name, justify="right")
+        for row in (row for row in rows if row["placement"] == placement):
+            grid.add_row(
+                row["program"],
+                str(row["epochs"]),
+                str(len(row["accuracy_percent"])),
+                _cell(row["accuracy_percent"]),
+                "yes" if reached(row) else "no",
+                _cell(row["seconds"]),
+            )
+        yield grid
+
+
+def choice_tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """A table for each placement and number of epochs, the best schedule first."""
+    for placement, epochs in dict.fromkeys((row["placement"], row["epochs"]) for row in rows):
+        grid = Table(
+            title=f"Block {placement}, {epochs} epochs, {HELD_OUT:,} images held out",
+            box=box.SIMPLE_HEAD,
+        )
+        for name in ("peak learning rate", "Nesterov", "n", "accuracy, %"):
+            grid.add_column(name, justify="right")
+        same = [row for row in rows if (row["placement"], row["epochs"]) == (placement, epochs)]
+        for row in sorted(same, key=_mean_accuracy, reverse=True):
+            grid.add_row(
+                str(row["peak_learning_rate"]),
+                "yes" if row["nesterov"] else "no",
+                str(len(row["accuracy_percent"])),
+                _cell(row["accuracy_percent"]),
+            )
+        yield grid
+
+
+def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """When each program reaches the report's accuracy."""
+    for placement, program in dict.fromkeys((row["placement"], row["program"]) for row in rows):
+        same = [row for row in rows if (row["placement"], row["program"]) == (placement, program)]
+        first = min(filter(reached, same), key=lambda row: row["epochs"], default=None)
+        start = f"{placement}, {program}: {TARGETS[placement]:.2f} % is"
+        if first is None:
+            yield f"{start} not reached in {max(row['epochs'] for row in same)} epochs"
+        else:
+            yield (
+                f"{start} reached after {first['epochs']} epochs, in {_cell(first['seconds'])} "
+                f"seconds (n = {len(first['seconds'])})"
+            )
+
+
+def reached(row: Row) -> bool:
+    """Whether the mean accuracy is at least the report's."""
+    return _mean_accuracy(row) >= TARGETS[row["placement"]]
+
+
+def _mean_accuracy(row: Row) -> float:
+    return statistics.mean(row["accuracy_percent"])
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean, margin = mean_and_margin(values)
+    return f"{mean:.2f} ± {margin:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
