@@ -3,41 +3,86 @@
 from functools import cache
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import optax
 
 from mnist_jax.data import PIXELS
-from mnist_jax.model import LeNet, Placement
+from mnist_jax.model import LeNet, NormReLU, Placement, ResidualBlock
+
+# What stands where the report's residual block stands.
+BLOCKS: dict[str, nn.Module] = {
+    "residual": ResidualBlock(),
+    "no shortcut": ResidualBlock(shortcut=False),
+    "no batch norm": ResidualBlock(normalise=False),
+    "neither": ResidualBlock(shortcut=False, normalise=False),
+    "batch norm only": NormReLU(),
+}
 
 
 class Setting(NamedTuple):
-    """Everything that decides a run besides placement, seed and number of epochs."""
+    """Everything that decides a run besides placement and seed."""
 
     momentum: float
     normalisation: str  # a key of `mnist_jax.data.PIXELS`
     learning_rate: float = 0.001
     batch_size: int = 64
+    block: str = "residual"  # a key of `BLOCKS`
+    fc1_features: int = 120
+    epochs: int = 10
+    held_out: int = 0  # so many training images, the last, are tested on and not trained on
 
 
-# The report states learning rate, batch size and epochs. It states neither momentum nor pixel
-# scale; `report` is the pair that reproduces it and the project's default.
-SETTINGS: dict[str, Setting] = {
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # learning rates that are tried for each network
+
+# What could stand behind the report's curves. It states learning rate, batch size and epochs, and
+# neither momentum nor pixel scale; `report` is the pair that reproduces it and the project's
+# default.
+CANDIDATES: dict[str, Setting] = {
     "report": Setting(0.9, "half"),
     "mnist": Setting(0.9, "mnist"),
     "unnormalised": Setting(0.9, "none"),
     "no_momentum": Setting(0.0, "half"),
     "no_momentum_mnist": Setting(0.0, "mnist"),
     "no_momentum_unnormalised": Setting(0.0, "none"),
+    # The step that momentum 0.9 comes to in the long run, without momentum.
+    "no_momentum_rate_0.01": Setting(0.0, "half", 0.01),
+    "no_momentum_mnist_rate_0.01": Setting(0.0, "mnist", 0.01),
+}
+SETTINGS: dict[str, Setting] = {
+    **CANDIDATES,
+    # Why the block helps: parts of it, or something else in its place.
+    "no_shortcut": Setting(0.9, "half", block="no shortcut"),
+    "no_batch_norm": Setting(0.9, "half", block="no batch norm"),
+    "plain_block": Setting(0.9, "half", block="neither"),
+    "batch_norm_only": Setting(0.9, "half", block="batch norm only"),
+    "wide_134": Setting(0.9, "half", fc1_features=134),  # as large as with a block before fc1
+    "wide_206": Setting(0.9, "half", fc1_features=206),  # as after fc1, where gradients count
+    "longer": Setting(0.9, "half", epochs=30),
+    **{f"rate_{rate}": Setting(0.9, "half", rate) for rate in RATES[1:]},
+    **{f"held_out_{rate}": Setting(0.9, "half", rate, held_out=10_000) for rate in RATES},
+}
+# How batch normalisation is told to normalise the test images, and what the names of that
+# evaluation's metrics begin with. In a network without it the three are the same.
+EVALUATIONS = {
+    "running": "",  # with running statistics, as after PyTorch's `model.eval()`
+    "batch": "batch_",  # with the statistics of each test batch of 64, as without it
+    "recalibrated": "recalibrated_",  # with the means over all training images
 }
 REPORT = SETTINGS["report"]
-EPOCHS = 10
+EPOCHS = REPORT.epochs
 PEAK_LEARNING_RATE = 0.05  # of the schedule one_cycle, which is not the report's
 TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 
 def model_of(setting: Setting, placement: Placement) -> LeNet:
     """The network of a setting."""
-    return LeNet(placement, PIXELS[setting.normalisation])
+    return LeNet(
+        placement,
+        PIXELS[setting.normalisation],
+        resnet_block=BLOCKS[setting.block],
+        fc1_features=setting.fc1_features,
+    )
 
 
 @cache

@@ -152,6 +152,21 @@ def digests(arrays: Mapping[str, np.ndarray | jax.Array]) -> dict[str, str]:
     return {name: _sha256(np.ascontiguousarray(a, np.uint8).data) for name, a in arrays.items()}
 
 
+def tfds_order(split: str, size: int) -> np.ndarray:
+    """The fixed order in which TFDS stores a split: ascending md5 of its name and an index.
+
+    Args:
+      split: `train` or `test`.
+      size: `N`.
+
+    Returns:
+      `[N]`: for each image as TFDS stores them its place in the original file.
+    """
+    return np.asarray(
+        sorted(range(size), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
+    )
+
+
 def originals(dataset: str) -> dict[str, sources.Original]:
     """The address, size and checksum that TFDS registers for each file of `dataset`."""
     return {
@@ -260,7 +275,9 @@ def _write_dataset(
 
 def _complete(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Puts our record and cache beside TFDS's files, all read back and on the disk."""
-    in_order = {name: array[_tfds_order(name, len(array))] for name, array in arrays.items()}
+    in_order = {
+        name: array[tfds_order(name.split("_")[0], len(array))] for name, array in arrays.items()
+    }
     files = {file.name: _sha256(read_regular(file)) for file in folder.iterdir()}
     record = _Record(digests(in_order), files)
     written = _decode(folder, record, "the disk did not keep what was written")
@@ -271,14 +288,6 @@ def _complete(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_whole(folder / OURS / "digests.json", _dump(record).encode())
     _write_cache(folder / OURS, written)
     sync_directory(folder)
-
-
-def _tfds_order(name: str, size: int) -> np.ndarray:
-    """The fixed order in which TFDS stores a split: ascending md5 of split name and index."""
-    split = name.split("_")[0]
-    return np.asarray(
-        sorted(range(size), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
-    )
 
 
 def _dump(record: _Record) -> str:
