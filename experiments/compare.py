@@ -2,12 +2,18 @@
 
     python -m experiments.compare --seeds 20 --out studies/report
     python -m experiments.compare --from studies/report
+    python -m experiments.compare --from studies/report --export experiments/results
+    python -m experiments.compare --from experiments/results --out studies/again
 
 A study is a directory, whose files `experiments.study.directory` lists. The first command trains
-what the directory has not got yet and then makes tables and figures; on two CPU cores a seed takes
-from 0.5 to 0.9 s an epoch. The second remakes tables and figures from the files, and trains
-nothing. --resume continues a study that was interrupted, which loses no more than the epoch in
-progress, and adds seeds, placements or variants to a finished one.
+what the directory has not got yet and then makes tables and figures; after each epoch it evaluates
+the test images three ways, see `experiments.settings.EVALUATIONS`. The second remakes tables and
+figures from the files, and trains nothing. The third writes a study as a few small files, to be
+committed, from which the fourth makes the same tables and figures.
+
+--resume continues a study that was interrupted, which loses no more than the epoch in progress, and
+adds seeds, placements or variants to a finished one. So several commands make a study whose
+variants have different numbers of seeds.
 
 Several hosts, each with its share of the seeds: start the same command on all of them, under a
 scheduler that JAX knows (Slurm, Open MPI) or with
@@ -36,21 +42,23 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import files, options, terminal
+from experiments import compile_cache, files, options, terminal
 from experiments.options import (
     DataOptions,
     OptionalPath,
     refuse,
     refuse_unless_positive,
 )
-from experiments.settings import EPOCHS, SETTINGS
+from experiments.settings import SETTINGS, Setting
 from experiments.study import directory as study_directory
-from experiments.study import hosts, report
+from experiments.study import hosts, report, results
+from experiments.study.plan import Group
 from experiments.study.session import Session, begin, finished_epochs
-from mnist_jax.data import Split, digests, load_mnist
+from mnist_jax.data import load_mnist
 from mnist_jax.model import PLACEMENTS
 
 MAX_SEEDS = 10_000
+OUT = Path("studies/report")
 
 
 def _some_of(what: str, names: Iterable[str]) -> Any:
@@ -58,7 +66,7 @@ def _some_of(what: str, names: Iterable[str]) -> Any:
     return tyro.conf.arg(metavar="NAME,...", help=text)
 
 
-def _only_with_hosts(metavar: str) -> Any:
+def _no_default(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=lambda _: "")
 
 
@@ -74,23 +82,29 @@ class Config:
         PLACEMENTS
     )
     variants: Annotated[str, _some_of("Settings of training", SETTINGS)] = "report"
-    epochs: int = EPOCHS
-    """Number of passes over the training images, at least 1."""
-    out: Path = Path("studies/report")
-    """Directory of the study."""
+    epochs: Annotated[int | None, _no_default("INT")] = None
+    """Number of passes over the training images, at least 1; else that of each variant."""
+    out: OptionalPath = None
+    """Directory of the study, else studies/report; with --from that of its tables and figures."""
     resume: bool = False
     """Continue the study in --out, or add to it."""
     from_dir: Annotated[OptionalPath, tyro.conf.arg(name="from")] = None
     """Train nothing; remake tables and figures of the study in this directory."""
+    export: OptionalPath = None
+    """With --from: write the study into this directory, in few small files, and stop."""
     timing: OptionalPath = None
     """What benchmarks.epoch_time wrote, for claim 2; it is kept with the study."""
-    coordinator: Annotated[str | None, _only_with_hosts("ADDRESS:PORT")] = None
+    coordinator: Annotated[str | None, _no_default("ADDRESS:PORT")] = None
     """Address and port of host 0, where there are several hosts."""
-    hosts: Annotated[int | None, _only_with_hosts("INT")] = None
+    hosts: Annotated[int | None, _no_default("INT")] = None
     """Number of hosts, with --coordinator."""
-    host: Annotated[int | None, _only_with_hosts("INT")] = None
+    host: Annotated[int | None, _no_default("INT")] = None
     """Which host this is, from 0, with --coordinator."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
+    compile_cache: OptionalPath = None
+    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
+    no_compile_cache: bool = False
+    """Keep no compiled programs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,39 +122,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = options.parse(
             Config, arguments, name="experiments.compare", description=str(__doc__)
         )
-        paths = ("out", "from_dir", "timing")
+        paths = ("out", "from_dir", "export", "timing", "compile_cache")
         config = replace(
             config, **{name: options.expanded(name, getattr(config, name)) for name in paths}
         )
         check(config)
         timing = report.read_timing(config.timing) if config.timing else None
         console = terminal.console()
+        if config.from_dir is not None and config.export is not None:
+            with study_directory.opened(config.export):
+                for note in results.write(config.from_dir, config.export, timing):
+                    console.print(note)
+            console.print(f"written: {config.export}")
+            return options.OK
         if config.from_dir is not None:
-            with study_directory.opened(config.from_dir):
-                _report(config.from_dir, timing, console)
+            out = config.out or config.from_dir
+            with study_directory.opened(out):
+                _report(config.from_dir, out, timing, console)
             return options.OK
 
+        out = config.out or OUT
         hosts.use_every_core()
         hosts.meet(config.coordinator, config.hosts, config.host)
         console.quiet = not hosts.is_first()
-        with study_directory.opened(config.out) if hosts.is_first() else contextlib.nullcontext():
-            directories.append(config.out)
+        if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
+            console.print(line)
+        with study_directory.opened(out) if hosts.is_first() else contextlib.nullcontext():
+            directories.append(out)
             with terminal.log_of_library(console):
                 splits = load_mnist(config.data.data_dir, config.data.mirror)
             session = begin(
-                config.out,
-                config.variants.split(","),
+                out,
+                _settings(config),
                 [name for name in PLACEMENTS if name in config.placements.split(",")],
                 range(config.first_seed, config.first_seed + config.seeds),
-                epochs=config.epochs,
-                data_sha256=digests(*splits),
+                splits,
             )
             for note in session.notes:
                 console.print(note)
             console.print(terminal.devices_line(jax.devices()))
-            _train(session, splits, console)
+            _train(session, console)
             if hosts.is_first():
-                _report(config.out, timing, console)
+                _report(out, out, timing, console)
         return options.OK
 
     return options.run_command(body, continue_with=continue_with)
@@ -162,17 +185,23 @@ def check(config: Config) -> None:
         names = getattr(config, option).split(",")
         if len(set(names)) < len(names) or not set(names) <= set(known):
             refuse(option, f"some of {','.join(known)}, each once", getattr(config, option))
+    out = config.out or OUT
     if config.from_dir is not None:
-        if not (config.from_dir / study_directory.RESULTS).is_file():
-            refuse("from", f"a directory with {study_directory.RESULTS}", config.from_dir)
+        if not results.is_there(config.from_dir):
+            allowed = f"a directory with {study_directory.RESULTS} or {results.TABLE}"
+            refuse("from", allowed, config.from_dir)
+        if config.export is not None and (config.export / study_directory.RESULTS).exists():
+            refuse("export", f"a directory without {study_directory.RESULTS}", config.export)
+    elif config.export is not None:
+        refuse("export", "given with --from", config.export)
     elif config.resume:
-        if not (config.out / study_directory.MANIFEST).is_file():
-            refuse("out", f"a study with {study_directory.MANIFEST} to resume it", config.out)
+        if not (out / study_directory.MANIFEST).is_file():
+            refuse("out", f"a study with {study_directory.MANIFEST} to resume it", out)
     elif hosts.number(config.host) == 0:  # host 0 may have made the directory by now
-        if config.out.exists() and not config.out.is_dir():
-            refuse("out", "a directory, and this is a file", config.out)
-        if not files.is_unused(config.out):
-            refuse("out", "new or empty; --resume continues what is there", config.out)
+        if out.exists() and not out.is_dir():
+            refuse("out", "a directory, and this is a file", out)
+        if not files.is_unused(out):
+            refuse("out", "new or empty; --resume continues what is there", out)
     if config.coordinator is None:
         if config.hosts is not None or config.host is not None:
             refuse("hosts", "given with --coordinator and --host", config.hosts)
@@ -180,29 +209,41 @@ def check(config: Config) -> None:
         refuse("host", "from 0 to --hosts - 1, and both given", config.host)
 
 
-def _train(session: Session, splits: tuple[Split, Split], console: Console) -> None:
+def _settings(config: Config) -> dict[str, Setting]:
+    """The settings of the variants, as long as is asked for."""
+    settings = {variant: SETTINGS[variant] for variant in config.variants.split(",")}
+    if config.epochs is None:
+        return settings
+    return {name: setting._replace(epochs=config.epochs) for name, setting in settings.items()}
+
+
+def _train(session: Session, console: Console) -> None:
     """Trains what is left, and shows how far it is."""
+
+    def epochs(group: Group) -> int:
+        return session.settings[group.variant].epochs
+
     tasks = session.tasks
     runs = sum(len(task.group.seeds) for task in tasks)
-    todo = sum(len(task.group.seeds) * (session.epochs - task.done) for task in tasks)
+    todo = sum(len(task.group.seeds) * (epochs(task.group) - task.done) for task in tasks)
     console.print(f"study: {runs} runs to do in {session.directory}")
     with terminal.progress(console) as progress:
         bar = progress.add_task("epochs", total=todo)
         start = time.perf_counter()
-        for group, epoch, rows in finished_epochs(session, splits):
+        for group, epoch, rows in finished_epochs(session):
             seconds, start = time.perf_counter() - start, time.perf_counter()
             progress.update(bar, advance=len(rows), description=str(group))
             if not console.is_terminal:
                 accuracy = statistics.fmean(row["test_accuracy_percent"] for row in rows)
                 console.print(
-                    f"{group}, epoch {epoch}/{session.epochs}: test accuracy {accuracy:.2f}%, "
+                    f"{group}, epoch {epoch}/{epochs(group)}: test accuracy {accuracy:.2f}%, "
                     f"{seconds / len(rows):.2f} s a seed"
                 )
 
 
-def _report(directory: Path, timing: dict[str, Any] | None, console: Console) -> None:
+def _report(source: Path, directory: Path, timing: dict[str, Any] | None, console: Console) -> None:
     """Makes everything that follows from the files, and says what is missing there."""
-    joint, notes = report.write(directory, timing)
+    joint, notes = report.write(source, directory, timing)
     for note in notes:
         console.print(note)
     console.print(joint)

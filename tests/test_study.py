@@ -12,13 +12,14 @@ import pytest
 
 from experiments import files, manifest
 from experiments.files import FileError
-from experiments.settings import SETTINGS, keys_of, model_of, sgd
+from experiments.settings import EVALUATIONS, SETTINGS, Setting, keys_of, model_of, sgd
 from experiments.study import directory as study_directory
-from experiments.study import hosts, plan, report, session
+from experiments.study import hosts, plan, report, results, session, training
 from experiments.study.plan import Group, Saved, Task
-from mnist_jax import checkpoint, train
+from mnist_jax import checkpoint, parallel, train
 from mnist_jax.checkpoint import Checkpoint
-from mnist_jax.data import digests
+from mnist_jax.data import Split
+from mnist_jax.prepare import tfds_order
 
 EPOCHS = 3
 
@@ -30,20 +31,22 @@ def study(
     seeds: range = range(3),
     placements: tuple = ("none",),  # it compiles fastest
     variants: tuple = ("report",),
-    epochs: int = EPOCHS,
     stop_after: int | None = None,
 ) -> tuple[list[str], list[tuple[int, ...]]]:
     """Trains what a directory has not got; notes, and seeds of the epochs that were trained."""
     with study_directory.opened(out):
-        begun = session.begin(
-            out, variants, placements, seeds, epochs=epochs, data_sha256=digests(*splits)
-        )
+        begun = session.begin(out, short(*variants), placements, seeds, splits)
         trained = []
-        for group, _, _ in session.finished_epochs(begun, splits):
+        for group, _, _ in session.finished_epochs(begun):
             trained.append(group.seeds)
             if len(trained) == stop_after:
                 break
         return begun.notes, trained
+
+
+def short(*variants: str) -> dict[str, Setting]:
+    """Settings with fewer epochs."""
+    return {name: SETTINGS[name]._replace(epochs=EPOCHS) for name in variants}
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -83,7 +86,7 @@ def saved(seeds: tuple[int, ...], epochs: int) -> Saved:
 
 def left(rows: list[dict], *saved: Saved, seeds: range = range(2)) -> plan.Plan:
     asked = plan.groups(["report"], ["none"], seeds, most=10)
-    return plan.left_to_do(asked, rows, list(saved), epochs=3)
+    return plan.left_to_do(asked, rows, list(saved), epochs={"report": 3})
 
 
 def test_what_has_every_epoch_is_done():
@@ -137,7 +140,8 @@ def test_groups_are_of_so_many_seeds_at_most():
 
 def test_what_tables_leave_out_is_said():
     rows = [row(seed, epoch) for seed in (0, 4, 5, 6) for epoch in (1, 2)] + [row(0, 3)]
-    assert plan.left_out(rows, epochs=3) == [
+    rows.append(row(0, 1) | {"variant": "unknown to tables"})
+    assert plan.left_out(rows, epochs={"report": 3}) == [
         "report/none, seeds 4 to 6: left out of the tables, not all 3 epochs are there"
     ]
 
@@ -146,14 +150,9 @@ def test_what_tables_leave_out_is_said():
 
 
 def test_every_seed_and_epoch_has_a_row(whole):
-    """With the confusion matrix of all 77 test images; no checkpoint is left."""
-    rows = rows_of(whole)
-    keys = [(row["seed"], row["epoch"]) for row in rows]
+    """No checkpoint is left."""
+    keys = [(row["seed"], row["epoch"]) for row in rows_of(whole)]
     assert sorted(keys) == [(seed, epoch) for seed in range(3) for epoch in (1, 2, 3)]
-    for one in rows:
-        confusion = np.array(one["confusion"])
-        assert confusion.sum() == 77
-        assert one["test_accuracy_percent"] == pytest.approx(100 * np.trace(confusion) / 77)
     assert not checkpoints(whole)
     assert sorted(path.name for path in whole.iterdir()) == ["manifest.json", "results.jsonl"]
 
@@ -178,6 +177,189 @@ def test_groups_of_any_size_give_the_same(whole, synthetic, tmp_path, monkeypatc
         monkeypatch.setattr(jax, "device_count", lambda: 1)
         study(tmp_path / str(most), synthetic)
         assert rows_of(tmp_path / str(most)) == rows_of(whole)
+
+
+@pytest.fixture(scope="module")
+def with_block(synthetic, tmp_path_factory) -> Path:
+    """A study of a network with batch normalisation."""
+    out = tmp_path_factory.mktemp("studies") / "with_block"
+    study(out, synthetic, placements=("after_fc1",), variants=("batch_norm_only",))
+    return out
+
+
+@pytest.fixture(scope="module")
+def in_file_order(synthetic) -> tuple[Split, Split]:
+    """The splits as their original files would have them, if `synthetic` were as TFDS has them."""
+    found = []
+    for name, split in zip(("train", "test"), synthetic, strict=True):
+        of_file = np.empty_like(split.images), np.empty_like(split.labels)
+        for ours, place in enumerate(tfds_order(name, len(split.labels))):
+            of_file[0][place], of_file[1][place] = split.images[ours], split.labels[ours]
+        found.append(Split(*of_file))
+    return found[0], found[1]
+
+
+def test_an_epoch_is_evaluated_three_ways(with_block, synthetic, in_file_order):
+    """Each as a single run's programs do it, in the order of the files where that matters."""
+    init_key, order_key = keys_of(1)
+    model = model_of(SETTINGS["batch_norm_only"], "after_fc1")
+    programs = train.compiled(model, sgd(0.001, 0.9))
+    train_split, test_split = in_file_order
+    state = programs.init_state(init_key)
+    rows = [row for row in rows_of(with_block) if row["seed"] == 1]
+    for row, epoch in zip(
+        sorted(rows, key=lambda row: row["epoch"]),
+        train.fit(programs, state, *synthetic, order_key, epochs=EPOCHS),
+        strict=True,
+    ):
+        variables = train.variables_of(epoch.state)
+        recalibrated = programs.recalibrate(variables, train_split)
+        expected = {
+            "": programs.evaluate(variables, test_split),
+            "batch_": programs.evaluate_batch(variables, test_split),
+            "recalibrated_": programs.evaluate(recalibrated, test_split),
+        }
+        in_order = programs.evaluate_batch(variables, synthetic[1])  # another one
+        losses = sorted(one.metrics.mean_loss for one in (*expected.values(), in_order))
+        assert min(np.diff(losses)) > 2e-5 * losses[0]  # so the numbers below cannot be confused
+        for prefix, one in expected.items():
+            loss, percent = one.metrics.mean_loss, one.metrics.accuracy_percent
+            assert row[f"{prefix}test_loss"] == pytest.approx(loss, rel=1e-5)
+            assert row[f"{prefix}test_accuracy_percent"] == pytest.approx(percent, rel=1e-5)
+        assert row["train_loss"] == pytest.approx(epoch.train.mean_loss, rel=1e-5)
+
+
+def test_without_batch_normalisation_the_evaluations_are_one(whole):
+    for row in rows_of(whole):
+        for metric in ("test_loss", "test_accuracy_percent"):
+            assert row[metric] == row[f"batch_{metric}"] == row[f"recalibrated_{metric}"]
+        assert set(row.get("answers", {"running": None})) == {"running"}
+
+
+def test_the_last_epoch_holds_what_was_said_of_each_test_image(with_block, in_file_order):
+    """In the order of the original files, and agreeing with the accuracies."""
+    labels = in_file_order[1].labels
+    for row in rows_of(with_block):
+        assert ("answers" in row) == (row["epoch"] == EPOCHS)
+    found = results.read(with_block)
+    assert (found.labels == labels).all()
+    assert [cell.evaluation for cell in found.answers] == ["batch", "recalibrated", "running"]
+    for cell, said in found.answers.items():
+        right = np.unpackbits(said.correct, axis=1, count=77)
+        assert (said.confusion.sum(2) == np.bincount(labels)).all()
+        diagonal = np.diagonal(said.confusion, axis1=1, axis2=2)
+        of_digit = [np.bincount(labels[one == 1], minlength=10) for one in right]
+        assert (diagonal == of_digit).all()
+        column = EVALUATIONS[cell.evaluation] + "test_accuracy_percent"
+        accuracy = [row[column] for row in found.rows if row["epoch"] == EPOCHS]
+        assert accuracy == pytest.approx(100 * right.mean(1), rel=1e-5)
+
+
+def test_held_out_images_are_not_trained_on(synthetic, tmp_path):
+    """The last training images, in place of the test images; nothing of it is an answer."""
+    setting = SETTINGS["held_out_0.001"]._replace(epochs=1, held_out=50)
+    out = tmp_path / "study"
+    with study_directory.opened(out):
+        begun = session.begin(out, {"held_out_0.001": setting}, ("none",), range(1), synthetic)
+        list(session.finished_epochs(begun))
+    (row,) = rows_of(out)
+    assert "answers" not in row
+    init_key, order_key = keys_of(0)
+    programs = train.compiled(model_of(setting, "none"), sgd(0.001, 0.9))
+    first, last = (
+        Split(*(x[part] for x in synthetic[0])) for part in (slice(150), slice(150, 200))
+    )
+    (epoch,) = train.fit(programs, programs.init_state(init_key), first, last, order_key, epochs=1)
+    assert row["train_loss"] == pytest.approx(epoch.train.mean_loss, rel=1e-5)
+    assert row["test_loss"] == pytest.approx(epoch.test.metrics.mean_loss, rel=1e-5)
+
+
+def test_variants_have_their_own_numbers_of_epochs(synthetic, tmp_path):
+    settings = {
+        name: SETTINGS[name]._replace(epochs=n) for name, n in (("report", 1), ("longer", 2))
+    }
+    with study_directory.opened(tmp_path):
+        begun = session.begin(tmp_path, settings, ("none",), range(1), synthetic)
+        done = [(group.variant, epoch) for group, epoch, _ in session.finished_epochs(begun)]
+    assert done == [("report", 1), ("longer", 1), ("longer", 2)]
+    assert not checkpoints(tmp_path)
+
+
+def test_a_network_is_compiled_once(synthetic, tmp_path, monkeypatch):
+    """However many groups of seeds and epochs there are; and nothing of other networks is kept."""
+    monkeypatch.setattr(session, "GROUP", 2)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    training._programs.cache_clear()
+    made = []
+    over_seeds = parallel.over_seeds
+
+    def kept(*arguments: Any, **named: Any) -> Any:
+        made.append(over_seeds(*arguments, **named))
+        return made[-1]
+
+    monkeypatch.setattr(parallel, "over_seeds", kept)
+    block = {"placements": ("after_fc1",), "variants": ("batch_norm_only",)}
+    study(tmp_path / "study", synthetic, seeds=range(4), **block)
+    (programs,) = made
+    sizes = [program._cache_size() for program in programs]
+    assert sizes == [0, 1, 1, 1, 1]  # initial weights are those of the program of a single run
+    assert training._programs.cache_info().maxsize == 1
+
+
+# Committed -------------------------------------------------------------------------------------
+
+
+def test_a_committed_study_holds_the_same(with_block, tmp_path):
+    """In the same bytes each time; whatever else lies there stays."""
+    notes = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.md").write_text("The plan.")
+        notes += results.write(with_block, tmp_path / name, {"rows": TIMES})
+    assert notes == []
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("first", "second")
+    )
+    assert first == second
+    names = ["answers.npz", "manifest.json", "plan.md", "results.csv.gz", "timing.json"]
+    assert sorted(first) == names
+    before, after = results.read(with_block), results.read(tmp_path / "first")
+    assert (after.rows, after.notes) == (before.rows, [])
+    assert (after.labels == before.labels).all()
+    assert list(after.answers) == list(before.answers)
+    for cell, said in before.answers.items():
+        for x, y in zip(said, after.answers[cell], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_a_diverged_run_is_committed_too(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "study")
+    rows = files.read_lines(whole / "results.jsonl").values
+    rows[0] |= {"test_loss": None}
+    files.write_whole(tmp_path / "study" / "results.jsonl", files.as_lines(rows))
+    (tmp_path / "committed").mkdir()
+    results.write(tmp_path / "study", tmp_path / "committed", None)
+    after = results.read(tmp_path / "committed")
+    assert [row["test_loss"] for row in after.rows].count(None) == 1
+    assert after.rows == results.read(tmp_path / "study").rows
+
+
+@pytest.mark.parametrize("name", ["answers.npz", "manifest.json", "results.csv.gz"])
+@pytest.mark.parametrize("damage", ["cut short", "changed", "empty", "absent"])
+def test_a_damaged_file_of_a_committed_study_is_refused(with_block, tmp_path, name, damage):
+    results.write(with_block, tmp_path, None)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "absent":
+        path.unlink()
+    else:
+        damaged = {"cut short": content[: len(content) // 2], "changed": content, "empty": b""}
+        path.write_bytes(damaged[damage])
+    with pytest.raises(FileError, match=f"^{path}: ") as error:
+        results.read(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 # Continuing ------------------------------------------------------------------------------------
@@ -270,11 +452,9 @@ def test_what_is_read_at_the_start_is_what_is_trained(whole, begun, synthetic):
     other = begun.parent / "other"
     study(other, synthetic, stop_after=1)
     with study_directory.opened(begun):
-        todo = session.begin(
-            begun, ["report"], ["none"], range(3), epochs=EPOCHS, data_sha256=digests(*synthetic)
-        )
+        todo = session.begin(begun, short("report"), ["none"], range(3), synthetic)
         shutil.copy(checkpoints(other)[0], checkpoints(begun)[0])
-        list(session.finished_epochs(todo, synthetic))
+        list(session.finished_epochs(todo))
     assert rows_of(begun) == rows_of(whole)
 
 
@@ -315,7 +495,7 @@ def test_a_second_command_is_refused(begun, synthetic):
     [
         (("settings", "report", "learning_rate"), "learning_rate is 0.01 there and would be 0.001"),
         (("settings", "report", "batch_size"), "batch_size is 0.01 there and would be 64 now"),
-        (("epochs",), "epochs is 0.01 there and would be 3 now"),
+        (("settings", "report", "epochs"), "epochs is 0.01 there and would be 3 now"),
         (("data_sha256", "test_labels"), "test_labels is 0.01 there and would be "),
     ],
 )
@@ -339,7 +519,7 @@ def test_a_study_of_something_else_is_refused(begun, synthetic, keys, message):
     "change",
     [
         {"epochs": 1},
-        {"settings": {"report": SETTINGS["mnist"]._asdict()}},
+        {"settings": {"report": short("mnist")["mnist"]._asdict()}},
         {"data_sha256": {}},
         {"test_losses": [0.1, 0.2, 0.3]},
     ],

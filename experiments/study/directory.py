@@ -1,7 +1,8 @@
 """The files of a study: written here, and read again here.
 
     manifest.json    what all its runs have in common; versions, machine and commit of each command
-    results.jsonl    a line for each variant, placement, seed and epoch, see `experiments.analysis`
+    results.jsonl    a line for each variant, placement, seed and epoch, see `experiments.analysis`;
+                     that of a run's last epoch holds its answers too, see `study.results`
     checkpoints/     the states of the groups of runs that are in progress
     timing.json      what `benchmarks.epoch_time` measured, for claim 2
     tables/, summary.json, figures/      made of the files above, see `study.report`

@@ -61,7 +61,11 @@ def groups(
 
 
 def left_to_do(
-    asked: Sequence[Group], rows: Sequence[Row], saved: Sequence[Saved], *, epochs: int
+    asked: Sequence[Group],
+    rows: Sequence[Row],
+    saved: Sequence[Saved],
+    *,
+    epochs: Mapping[str, int],
 ) -> Plan:
     """What is left of what is asked.
 
@@ -73,7 +77,7 @@ def left_to_do(
       asked: the runs that there shall be.
       rows: those there are, in any order, of these and other runs.
       saved: the checkpoints there are.
-      epochs: the number of the last epoch.
+      epochs: the number of the last epoch of each variant that is asked for.
     """
     rows_of: dict[tuple[str, str, int], set[int]] = {}
     for row in rows:
@@ -86,7 +90,7 @@ def left_to_do(
     again: dict[tuple[str, str, int], int] = {}  # runs to train, and the epochs that they keep
     notes = []
     for variant, placement, seeds in asked:
-        missing = [seed for seed in seeds if not has(variant, placement, seed, epochs)]
+        missing = [seed for seed in seeds if not has(variant, placement, seed, epochs[variant])]
         known = {seed for seed in missing if (variant, placement, seed) in rows_of}
         for candidate in sorted(saved, key=lambda one: -one.epochs):
             group, done = candidate.group, candidate.epochs
@@ -104,26 +108,33 @@ def left_to_do(
                 notes.append(f"{group}: rows or checkpoint are missing, so they start anew")
     for group, done, _ in tasks:
         again |= {(group.variant, group.placement, seed): done for seed in group.seeds}
-    kept = [row for row in rows if row["epoch"] <= again.get(run_of(row), epochs)]
+    kept = [row for row in rows if row["epoch"] <= again.get(run_of(row), row["epoch"])]
     return Plan(tuple(tasks), kept, tuple(notes))
 
 
-def finished(group: Group, rows: Sequence[Row], *, epochs: int) -> bool:
+def finished(group: Group, rows: Sequence[Row], *, epochs: Mapping[str, int]) -> bool:
     """Whether every run of a group has a row for each epoch."""
     return not left_to_do([group], rows, [], epochs=epochs).tasks
 
 
-def left_out(rows: Sequence[Row], *, epochs: int) -> list[str]:
-    """Sentences about the runs that tables leave out, as they have not all epochs."""
+def left_out(rows: Sequence[Row], *, epochs: Mapping[str, int]) -> list[str]:
+    """Sentences about the runs that tables leave out, as they have not all epochs.
+
+    Args:
+      rows: of the study.
+      epochs: the last epoch that tables have of each variant; they have no others.
+    """
     runs: dict[tuple[str, Placement], list[int]] = {}
     for variant, placement, seed in dict.fromkeys(map(run_of, rows)):
+        if variant not in epochs:
+            continue
         runs.setdefault((variant, placement), []).append(seed)
     sentences = []
     for (variant, placement), seeds in runs.items():
         group = Group(variant, placement, tuple(sorted(seeds)))
         for task in left_to_do([group], rows, [], epochs=epochs).tasks:
             sentences.append(
-                f"{task.group}: left out of the tables, not all {epochs} epochs are there"
+                f"{task.group}: left out of the tables, not all {epochs[variant]} epochs are there"
             )
     return sentences
 

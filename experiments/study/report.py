@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import files, published
+from experiments import files
 from experiments.files import FileError
-from experiments.study import directory as study_directory
+from experiments.settings import SETTINGS
+from experiments.study import results as study_results
 from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING, writing
 from experiments.study.plan import left_out
 from mnist_jax.model import PLACEMENTS
@@ -19,55 +20,49 @@ class Report(NamedTuple):
     notes: list[str]  # what is missing, and so left out of the tables
 
 
-def write(directory: Path, timing: dict[str, Any] | None) -> Report:
+def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Report:
     """Makes everything that follows from the files of a study.
 
     Args:
-      directory: of the study.
-      timing: see `read_timing`; it is kept with the study. If None, the one kept there counts.
+      source: a study in either form, see `study.results`; only read.
+      directory: where tables, summary and figures go; it may be `source`.
+      timing: see `read_timing`; it is kept in `directory`. If None, the one in `source` counts.
 
     Raises:
       FileError: a file is damaged or cannot be written, or no epoch is finished.
     """
     import pandas as pd  # these three only now: training needs none of them
 
-    from experiments import analysis, figures
+    from experiments import analysis
+    from experiments.figures.study import draw
 
-    rows, notes = study_directory.read_results(directory)
-    if not rows:
-        raise FileError(f"{directory}: no epoch of this study is finished")
+    rows, answers, labels, notes = study_results.read(source)
     given = timing is not None
-    if not given and (directory / TIMING).exists():
-        timing = read_timing(directory / TIMING)
-    # The losses of diverged runs are null in the file.
-    results = pd.DataFrame(rows).astype(dict.fromkeys(published.METRICS, float))
-    tables = analysis.analyse(results, timing)
-    runs = analysis.complete_runs(results)
-    last = min(max(row["epoch"] for row in rows), len(published.HISTORY["after_fc1"]))
-    notes = [*notes, *left_out(rows, epochs=last), *tables.notes]
+    if not given and (source / TIMING).exists():
+        timing = read_timing(source / TIMING)
+    results = pd.DataFrame(rows)
+    measured = results.columns.difference(["variant", "placement", "seed", "epoch"])
+    results = results.astype(dict.fromkeys(measured, float))  # a diverged run's loss is None
+    said = [analysis.Answers(*cell, *of_cell) for cell, of_cell in answers.items()]
+    tables = analysis.analyse(results, timing, said, labels)
+    markdown = analysis.to_markdown(tables)
+    last = results.groupby("variant")["epoch"].max()
+    epochs = {
+        name: min(last[name], SETTINGS[name].epochs) for name in last.index if name in SETTINGS
+    }
+    notes = [*notes, *left_out(rows, epochs=epochs), *tables.notes]
 
     with writing(directory):
-        for name, text in analysis.to_markdown(tables).items():
-            (directory / TABLES).mkdir(exist_ok=True)
+        (directory / TABLES).mkdir(exist_ok=True)
+        for name, text in markdown.items():
             files.write_whole(directory / TABLES / f"{name}.md", f"{text}\n".encode())
         summary = json.dumps(analysis.summary(tables), indent=1)
         files.write_whole(directory / SUMMARY, f"{summary}\n".encode())
-        folder = directory / FIGURES
-        folder.mkdir(exist_ok=True)
-        figures.final_accuracy(runs, folder / "final_accuracy")
-        figures.paired_differences(tables.evidence, folder / "paired_differences")
-        shown = runs[runs["variant"] == "report"]
-        if len(shown):
-            placements = [name for name in PLACEMENTS if name in set(shown["placement"])]
-            pooled = {name: analysis.pooled_confusion(shown, name) for name in placements}
-            figures.study_curves(shown, folder / "curves")
-            figures.per_class(tables.per_class, folder / "per_class")
-            figures.pooled_confusion(pooled, folder / "confusion")
-        if timing:
-            figures.epoch_times(timing, folder / "epoch_times")
+        (directory / FIGURES).mkdir(exist_ok=True)
+        draw(results, tables, directory / FIGURES, timing, said)
         if timing and given:  # last: nothing of the above failed with it
             files.write_whole(directory / TIMING, files.as_json(timing))
-    return Report(analysis.to_markdown(tables)["joint"], notes)
+    return Report(markdown["rank"], notes)
 
 
 def read_timing(path: Path) -> dict[str, Any]:

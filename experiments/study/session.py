@@ -1,19 +1,21 @@
 """One command's work on a study: what is left of what it asks for, trained and put on the disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.manifest import differences, manifest
-from experiments.settings import SETTINGS
+from experiments.settings import Setting
 from experiments.study import directory as files
 from experiments.study import hosts
 from experiments.study.plan import Group, Task, finished, groups, left_to_do
-from experiments.study.training import train_group
+from experiments.study.training import arranged, train_group
 from mnist_jax import parallel
-from mnist_jax.data import Split
+from mnist_jax.data import Split, digests
 from mnist_jax.model import Placement
 
 # Seeds that train side by side, at the least: a kill loses the epoch in progress of all of them.
@@ -28,7 +30,8 @@ class Session(NamedTuple):
     tasks: tuple[Task, ...]
     saved: list[Group]  # those that had a checkpoint
     notes: list[str]  # sentences about what was found in the directory
-    epochs: int
+    settings: Mapping[str, Setting]  # by variant
+    splits: tuple[Split, Split]  # train and test
 
 
 class FinishedEpoch(NamedTuple):
@@ -41,36 +44,38 @@ class FinishedEpoch(NamedTuple):
 
 def begin(
     directory: Path,
-    variants: Sequence[str],
+    settings: Mapping[str, Setting],
     placements: Sequence[Placement],
     seeds: range,
-    *,
-    epochs: int,
-    data_sha256: Mapping[str, str],
+    splits: tuple[Split, Split],
 ) -> Session:
     """Finds out what is left to do, and signs the manifest.
 
     Args:
       directory: of the study, see `directory.opened`.
-      variants: keys of `SETTINGS`.
+      settings: of each variant.
       placements: of the residual block.
       seeds: of each variant and placement.
-      epochs: the number of the last epoch.
-      data_sha256: digests of the data.
+      splits: train and test, as `load_mnist` gives them.
 
     Raises:
       FileError: the directory cannot be written, a file in it is damaged, or the study that is
         there was begun with something else.
     """
-    settings = {variant: SETTINGS[variant]._asdict() for variant in variants}
-    common = {"epochs": epochs, "settings": settings, "data_sha256": dict(data_sha256)}
-    asked = {"variants": variants, "placements": placements, "seeds": [seeds[0], seeds[-1]]}
+    data_sha256 = digests(*splits)
+    common = {
+        "settings": {variant: setting._asdict() for variant, setting in settings.items()},
+        "data_sha256": data_sha256,
+        "test_labels": "".join(map(str, np.asarray(arranged(splits, 0).test.labels))),
+    }
+    asked = {"variants": [*settings], "placements": placements, "seeds": [seeds[0], seeds[-1]]}
     signed = files.next_manifest(directory, common, asked | manifest(data_sha256))
     rows, notes = files.read_results(directory)
     saved = files.read_checkpoints(directory, rows, common)
     devices = jax.device_count()
     most = -(-GROUP // devices) * devices  # so that no device waits for the others
-    plan = left_to_do(groups(variants, placements, seeds, most=most), rows, saved, epochs=epochs)
+    wanted = groups([*settings], placements, seeds, most=most)
+    plan = left_to_do(wanted, rows, saved, epochs=_epochs(settings))
     hosts.wait("every host has read what there is")
     if hosts.is_first():
         files.write_manifest(directory, signed)
@@ -84,16 +89,16 @@ def begin(
         tasks=plan.tasks,
         saved=[one.group for one in saved],
         notes=[*notes, *plan.notes, *changes],
-        epochs=epochs,
+        settings=settings,
+        splits=splits,
     )
 
 
-def finished_epochs(session: Session, splits: tuple[Split, Split]) -> Iterator[FinishedEpoch]:
+def finished_epochs(session: Session) -> Iterator[FinishedEpoch]:
     """Trains what is left to do.
 
     Args:
       session: see `begin`.
-      splits: to train on and to evaluate on.
 
     Yields:
       Each epoch of each group, when it is on the disk.
@@ -101,26 +106,37 @@ def finished_epochs(session: Session, splits: tuple[Split, Split]) -> Iterator[F
     Raises:
       FileError: the disk refuses, or a checkpoint does not fit.
     """
+
+    def held_out(task: Task) -> int:
+        return session.settings[task.group.variant].held_out
+
     mesh = parallel.seeds_mesh()
-    splits = parallel.replicate(splits, mesh)
-    for task in session.tasks:
-        setting = SETTINGS[task.group.variant]
-        for epoch, states, rows in train_group(task, setting, splits, mesh, epochs=session.epochs):
+    for number, tasks in groupby(session.tasks, held_out):
+        data = arranged(session.splits, number)
+        train_split, test_split = parallel.replicate((data.train, data.test), mesh)
+        data = data._replace(train=train_split, test=test_split)
+        for task in tasks:
+            setting = session.settings[task.group.variant]
+            for epoch, states, rows in train_group(task, setting, data, mesh):
+                if hosts.is_first():
+                    files.write_epoch(
+                        session.directory,
+                        task.group,
+                        epoch,
+                        rows,
+                        states if epoch < setting.epochs else None,
+                        session.common,
+                    )
+                yield FinishedEpoch(task.group, epoch, rows)
             if hosts.is_first():
-                more = epoch < session.epochs
-                files.write_epoch(
-                    session.directory,
-                    task.group,
-                    epoch,
-                    rows,
-                    states if more else None,
-                    session.common,
-                )
-            yield FinishedEpoch(task.group, epoch, rows)
-        if hosts.is_first():
-            files.discard_checkpoint(session.directory, task.group)
+                files.discard_checkpoint(session.directory, task.group)
     if hosts.is_first() and session.saved:  # of which each task may have continued a part
         rows, _ = files.read_results(session.directory)
         for group in session.saved:
-            if finished(group, rows, epochs=session.epochs):
+            if finished(group, rows, epochs=_epochs(session.settings)):
                 files.discard_checkpoint(session.directory, group)
+
+
+def _epochs(settings: Mapping[str, Setting]) -> dict[str, int]:
+    """The number of the last epoch, by variant."""
+    return {variant: setting.epochs for variant, setting in settings.items()}

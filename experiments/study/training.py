@@ -1,8 +1,9 @@
 """Trains groups of runs side by side: epochs as rows and states, nothing on the disk."""
 
+import base64
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.files import FileError
-from experiments.settings import TEST_BATCH_SIZE, Setting, keys_of, model_of, sgd
+from experiments.settings import (
+    EVALUATIONS,
+    TEST_BATCH_SIZE,
+    Setting,
+    keys_of,
+    model_of,
+    sgd,
+)
 from experiments.study import hosts
 from experiments.study.plan import Group, Task
 from mnist_jax import checkpoint, metrics, parallel, train
@@ -18,7 +26,20 @@ from mnist_jax.checkpoint import CheckpointError
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
 from mnist_jax.model import Placement
+from mnist_jax.prepare import tfds_order
 from mnist_jax.train import Evaluation, Programs, TrainState
+
+
+class Data(NamedTuple):
+    """What runs are trained and tested on, in the order of the original files.
+
+    In that order the report's program saw the test images, and batch statistics depend on it.
+    Training is ordered by a seed from TFDS's order, as in every other command.
+    """
+
+    train: Split
+    test: Split
+    places: np.ndarray  # [N] where each image of `train` stands, in TFDS's order
 
 
 class Epoch(NamedTuple):
@@ -26,20 +47,39 @@ class Epoch(NamedTuple):
 
     number: int
     states: TrainState  # numpy arrays, [S, ...]
-    rows: list[dict[str, Any]]  # one a seed; the columns of `experiments.analysis`
+    rows: list[dict[str, Any]]  # one a seed, see `directory`
 
 
-def train_group(
-    task: Task, setting: Setting, splits: tuple[Split, Split], mesh: Mesh, *, epochs: int
-) -> Iterator[Epoch]:
+def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
+    """Both splits, as `load_mnist` gives them, in the order of the original files.
+
+    Args:
+      splits: train and test.
+      held_out: if not 0, so many training images, the last ones, take the place of the test split,
+        and training has the others.
+    """
+    train_split, test_split = splits
+    train_places = tfds_order("train", len(train_split.labels))
+    test_places = tfds_order("test", len(test_split.labels))
+    if held_out:
+        train_split, test_split = (
+            Split(train_split.images[part], train_split.labels[part])
+            for part in (slice(-held_out), slice(-held_out, None))
+        )
+        train_places, test_places = train_places[:-held_out], train_places[-held_out:]
+    train_split, places = _in_file_order(train_split, train_places)
+    test_split, _ = _in_file_order(test_split, test_places)
+    return Data(train_split, test_split, places)
+
+
+def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterator[Epoch]:
     """Trains a group to the last epoch.
 
     Args:
       task: the group and where it starts, see `plan`.
       setting: of its variant.
-      splits: to train on and to evaluate on, as `parallel.replicate` gives them.
+      data: see `arranged`; its splits as `parallel.replicate` gives them.
       mesh: the devices over which the seeds are divided.
-      epochs: the number of the last epoch.
 
     Yields:
       Each epoch, when it is computed. Each seed's results are those of a single run.
@@ -50,22 +90,46 @@ def train_group(
     init_keys, order_keys = zip(*map(keys_of, task.group.seeds), strict=True)
     programs = _programs(setting, task.group.placement, mesh)
     states = _initial_states(task, setting, init_keys)
-    train_split, test_split = splits
-    test_labels = jax.device_get(test_split.labels)
-    for number in range(task.done + 1, epochs + 1):
-        size = train_split.labels.shape[0]
+    labels = jax.device_get(data.test.labels)
+    for number in range(task.done + 1, setting.epochs + 1):
         orders: Any = np.stack(
-            [train.epoch_order(key, number, size) for key in order_keys]
+            [data.places[train.epoch_order(key, number, len(data.places))] for key in order_keys]
         )  # [S, N]
-        states, trained = programs.train_epoch(states, train_split, orders)
-        tested = programs.evaluate(train.variables_of(states), test_split)
+        states, trained = programs.train_epoch(states, data.train, orders)
+        tested = _evaluated(programs, states, data)
         # The states as numpy arrays again: as they came, they would be placed otherwise than those
         # of the first epoch, and compiled for once more.
         states, trained, tested = hosts.fetch((states, trained, tested))
-        yield Epoch(number, states, _rows(task.group, number, trained, tested, test_labels))
+        rows = _rows(task.group, number, trained, tested)
+        if number == setting.epochs and not setting.held_out:
+            for place, row in enumerate(rows):
+                row["answers"] = {
+                    name: _answers(one.logits[place], labels) for name, one in tested.items()
+                }
+        yield Epoch(number, states, rows)
 
 
-@cache
+def _in_file_order(split: Split, places: np.ndarray) -> tuple[Split, np.ndarray]:
+    """A split in the order of its images' places, and where each of its images stands then."""
+    order = np.argsort(places)
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    images, labels = map(np.asarray, split)
+    return Split(images[order], labels[order]), ranks
+
+
+def _evaluated(programs: Programs, states: TrainState, data: Data) -> dict[str, Evaluation]:
+    """The evaluations by name; one stands for all where no batch normalisation tells them apart."""
+    variables = train.variables_of(states)
+    tested = {"running": programs.evaluate(variables, data.test)}
+    if states.batch_stats:
+        tested["batch"] = programs.evaluate_batch(variables, data.test)
+        recalibrated = programs.recalibrate(variables, data.train)
+        tested["recalibrated"] = programs.evaluate(recalibrated, data.test)
+    return tested
+
+
+@lru_cache(maxsize=1)  # a study has many networks, and goes through them one after another
 def _programs(setting: Setting, placement: Placement, mesh: Mesh) -> Programs:
     """One object for each network, so that groups of the same size compile it once."""
     return parallel.over_seeds(
@@ -77,7 +141,7 @@ def _programs(setting: Setting, placement: Placement, mesh: Mesh) -> Programs:
     )
 
 
-@cache
+@lru_cache(maxsize=1)
 def _init_state(setting: Setting, placement: Placement) -> Callable[[jax.Array], TrainState]:
     """The program of a single run, whose initial weights these are."""
     tx = sgd(setting.learning_rate, setting.momentum)
@@ -107,7 +171,7 @@ def _initial_states(task: Task, setting: Setting, keys: Sequence[jax.Array]) -> 
 
 
 def _rows(
-    group: Group, epoch: int, trained: Metrics, tested: Evaluation, labels: Any
+    group: Group, epoch: int, trained: Metrics, tested: Mapping[str, Evaluation]
 ) -> list[dict[str, Any]]:
     """One row a seed.
 
@@ -115,31 +179,38 @@ def _rows(
       group: of `S` seeds.
       epoch: its number.
       trained: sums `[S]` over the training split.
-      tested: sums `[S]` and logits `[S, N, 10]` over the test split.
-      labels: `[N]` of the test split.
+      tested: by name, sums `[S]` over the test split.
     """
+    sums = {"train": trained} | {
+        f"{prefix}test": tested.get(name, tested["running"]).metrics
+        for name, prefix in EVALUATIONS.items()
+    }
     rows = []
     for place, seed in enumerate(group.seeds):
-        of_train, of_test = (
-            Metrics(*(x[place] for x in sums)) for sums in (trained, tested.metrics)
-        )
-        predictions = tested.logits[place].argmax(-1)  # [N]
-        rows.append(
-            {
-                "variant": group.variant,
-                "placement": group.placement,
-                "seed": seed,
-                "epoch": epoch,
-                "train_loss": _finite(of_train.mean_loss),
-                "train_accuracy_percent": of_train.accuracy_percent,
-                "test_loss": _finite(of_test.mean_loss),
-                "test_accuracy_percent": of_test.accuracy_percent,
-                "confusion": np.asarray(metrics.confusion_matrix(predictions, labels)).tolist(),
-            }
-        )
+        run = {"variant": group.variant, "placement": group.placement, "seed": seed}
+        row: dict[str, Any] = {**run, "epoch": epoch}
+        for name, of_group in sums.items():
+            of_seed = Metrics(*(x[place] for x in of_group))
+            row[f"{name}_loss"] = _rounded(of_seed.mean_loss)
+            row[f"{name}_accuracy_percent"] = _rounded(of_seed.accuracy_percent)
+        rows.append(row)
     return rows
 
 
-def _finite(loss: float) -> float | None:
-    """None for the loss of a run that diverged, as JSON has no NaN."""
-    return loss if math.isfinite(loss) else None
+def _rounded(value: float) -> float | None:
+    """Six digits, as sums of float32 give no more; None for the loss of a run that diverged."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _answers(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What a network said of the test images, see `results.Answers`.
+
+    Args:
+      logits: `[N, 10]`.
+      labels: `[N]`.
+    """
+    predictions = logits.argmax(-1)  # [N]
+    return {
+        "confusion": np.asarray(metrics.confusion_matrix(predictions, labels)).tolist(),
+        "correct": base64.b64encode(np.packbits(predictions == labels).tobytes()).decode(),
+    }

@@ -1,0 +1,210 @@
+"""The results of a study, read from either of its forms.
+
+While a study grows it is a directory as `study.directory` describes it. To be committed it becomes
+
+    manifest.json    as it was, with the SHA-256 of the next two
+    results.csv.gz   a row for each variant, placement, seed and epoch
+    answers.npz      what the networks said of each test image after the last epoch
+    timing.json      as it was
+
+which holds the same numbers in far fewer bytes. Equal results become equal bytes. `answers.npz` has
+for each variant, placement and evaluation, named as in `report/after_fc1/running/seeds`,
+
+    seeds      [n]
+    confusion  [n, 10, 10] uint16, row = label, column = prediction
+    correct    [N, ceil(n / 8)] uint8, of each test image, in the order of the original files,
+               whether each seed was right, as `numpy.packbits` packs it
+
+A network without batch normalisation has the evaluation `running` only: there are no others.
+"""
+
+import base64
+import csv
+import gzip
+import io
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import files
+from experiments.files import FileError
+from experiments.study import directory as study_directory
+from experiments.study.directory import MANIFEST, RESULTS, TIMING, writing
+from experiments.study.plan import Row, run_of
+
+TABLE, ANSWERS = "results.csv.gz", "answers.npz"
+_RUN = ("variant", "placement", "seed", "epoch")
+
+
+class Cell(NamedTuple):
+    """Runs that were trained alike but for their seed, evaluated in one of three ways."""
+
+    variant: str
+    placement: str
+    evaluation: str  # a key of `settings.EVALUATIONS`
+
+
+class Answers(NamedTuple):
+    """What the networks of a cell said of the test images after the last epoch."""
+
+    seeds: np.ndarray  # [n]
+    confusion: np.ndarray  # [n, 10, 10] images, row = label, column = prediction
+    correct: np.ndarray  # [n, ceil(N / 8)] uint8, `np.packbits` of whether each image was right
+
+
+class Results(NamedTuple):
+    """All that was measured; tables and figures are made of it."""
+
+    rows: list[dict[str, Any]]  # see `experiments.analysis`; the loss of a diverged run is None
+    answers: dict[Cell, Answers]
+    labels: np.ndarray | None  # [N] of the test images, in the order of the original files
+    notes: list[str]  # sentences about what is missing
+
+
+def is_there(directory: Path) -> bool:
+    """Whether a directory has the results of a study."""
+    return (directory / RESULTS).is_file() or (directory / TABLE).is_file()
+
+
+def read(directory: Path) -> Results:
+    """Reads a study in either form.
+
+    Raises:
+      FileError: a file is damaged, or no epoch is finished.
+    """
+    growing = (directory / RESULTS).exists()
+    manifest: dict[str, Any] = {}
+    if not growing or (directory / MANIFEST).exists():
+        manifest = files.read_json(directory / MANIFEST)
+    if growing:
+        rows, notes = study_directory.read_results(directory)
+        rows = sorted(rows, key=lambda row: (*run_of(row), row["epoch"]))
+        answers = _gathered(rows)
+        rows = [{name: row[name] for name in row if name != "answers"} for row in rows]
+    else:
+        recorded = manifest.get("sha256", {})
+        table, arrays = (
+            _checked(directory / name, recorded.get(name)) for name in (TABLE, ANSWERS)
+        )
+        rows, answers, notes = _rows(table), _answers(arrays), []
+    digits = manifest.get("test_labels")
+    labels = np.frombuffer(digits.encode(), np.uint8) - ord("0") if digits else None
+    if not rows:
+        raise FileError(f"{directory}: no epoch of this study is finished")
+    return Results(rows, answers, labels, notes)
+
+
+def write(source: Path, directory: Path, timing: Mapping[str, Any] | None) -> list[str]:
+    """Writes the form that is committed.
+
+    Args:
+      source: a study.
+      directory: where the files go; what else lies there stays.
+      timing: what `benchmarks.epoch_time` wrote; None means what the study has.
+
+    Returns:
+      Sentences about what the study lacks.
+
+    Raises:
+      FileError: a file is damaged or cannot be written, or no epoch is finished.
+    """
+    results = read(source)
+    manifest = files.read_json(source / MANIFEST)
+    if timing is None and (source / TIMING).exists():
+        timing = files.read_json(source / TIMING)
+    content = {TABLE: _as_table(results.rows), ANSWERS: _as_arrays(results.answers)}
+    manifest["sha256"] = {name: sha256(each).hexdigest() for name, each in content.items()}
+    content[MANIFEST] = files.as_json(manifest)
+    if timing is not None:
+        content[TIMING] = files.as_json(timing)
+    with writing(directory):
+        for name, each in content.items():
+            files.write_whole(directory / name, each)
+    return results.notes
+
+
+def _checked(path: Path, digest: str | None) -> bytes:
+    """The content of a file, if that is what it was written as."""
+    try:
+        content = files.read_regular(path)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    if sha256(content).hexdigest() != digest:
+        raise FileError(f"{path}: damaged or changed, its digest is not that in {MANIFEST}")
+    return content
+
+
+def _gathered(rows: Sequence[Row]) -> dict[Cell, Answers]:
+    """The answers of all runs by cell."""
+    found: dict[Cell, list[tuple[int, Any, np.ndarray]]] = {}
+    for row in rows:
+        variant, placement, seed = run_of(row)
+        for evaluation, said in row.get("answers", {}).items():
+            correct = np.frombuffer(base64.b64decode(said["correct"]), np.uint8)
+            cell = Cell(variant, placement, evaluation)
+            found.setdefault(cell, []).append((seed, said["confusion"], correct))
+    return {
+        cell: Answers(*map(np.array, zip(*answers, strict=True)))
+        for cell, answers in sorted(found.items())
+    }
+
+
+def _as_table(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return _compressed(text.getvalue().encode())
+
+
+def _rows(table: bytes) -> list[dict[str, Any]]:
+    text = gzip.decompress(table).decode()
+    return [
+        {name: _value(name, word) for name, word in row.items()}
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+def _value(name: str, word: str) -> str | int | float | None:
+    if name in ("variant", "placement"):
+        return word
+    if name in ("seed", "epoch"):
+        return int(word)
+    return float(word) if word else None
+
+
+def _as_arrays(answers: Mapping[Cell, Answers]) -> bytes:
+    arrays = {}
+    for cell, (seeds, confusion, correct) in answers.items():
+        name = "/".join(cell)
+        arrays[f"{name}/seeds"] = seeds.astype(np.int64)
+        arrays[f"{name}/confusion"] = confusion.astype(np.uint16)
+        # Seeds side by side compress to half: most images all of them have right.
+        arrays[f"{name}/correct"] = np.packbits(np.unpackbits(correct, axis=1).T, axis=1)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def _answers(content: bytes) -> dict[Cell, Answers]:
+    found = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        for name in (name for name in arrays.files if name.endswith("/seeds")):
+            cell = Cell(*name.split("/")[:-1])
+            seeds, confusion, correct = (
+                arrays["/".join((*cell, what))] for what in Answers._fields
+            )
+            by_seed = np.unpackbits(correct, axis=1, count=len(seeds)).T
+            found[cell] = Answers(seeds, confusion, np.packbits(by_seed, axis=1))
+    return found
+
+
+def _compressed(content: bytes) -> bytes:
+    """With gzip; equal content gives equal bytes, as no name and no time are in them."""
+    compressed = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, mtime=0) as file:
+        file.write(content)
+    return compressed.getvalue()
