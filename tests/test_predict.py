@@ -98,10 +98,13 @@ class TestDecoding:
 
     def test_a_decompression_bomb_is_refused_before_it_is_decoded(self, tmp_path):
         """A PNG of 100,000 x 100,000 pixels whose data are not even there."""
+
+        def chunk(name: bytes, data: bytes) -> bytes:
+            crc = struct.pack(">I", zlib.crc32(name + data))
+            return struct.pack(">I", len(data)) + name + data + crc
+
         header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
-        chunk = b"IHDR" + header
-        crc = struct.pack(">I", zlib.crc32(chunk))
-        png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + crc
+        png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
         (tmp_path / "bomb.png").write_bytes(png)
         with pytest.raises(images.ImageError, match="pixels"):
             images.decode(tmp_path / "bomb.png")
