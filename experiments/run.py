@@ -34,6 +34,7 @@ from rich.console import Console
 
 from experiments import (
     compile_cache,
+    evaluation,
     files,
     options,
     published,
@@ -94,6 +95,9 @@ class Config:
     """Data set to train on."""
     init_from: OptionalPath = None
     """A .safetensors file with the initial weights, of an earlier run or of PyTorch."""
+    evaluation: Literal["running", "batch", "recalibrated"] = "running"
+    """Statistics with which the test images are normalised: the running ones of training, those of
+    each test batch, or the means over all training images."""
     devices: int = 1
     """Number of devices that share each batch, at least 1."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
@@ -130,6 +134,7 @@ FIXED = (
     "normalisation",
     "dataset",
     "init_from",
+    "evaluation",
     "devices",
 )
 
@@ -203,13 +208,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 keep=config.keep_epochs,
             )
             splits = _placed((train_split, test_split), config.devices)
-            history, logits = _train(
-                programs, state, splits, order_key, history, config.epochs, record, console
+            in_order = _placed(evaluation.original(train_split, test_split), config.devices)
+            chosen = _evaluating(programs, config.evaluation, *in_order)
+            state, history, logits = _train(
+                chosen, state, splits, order_key, history, config.epochs, record, console
             )
-            _finish(directory, model.placement, history, test_split, np.asarray(logits), console)
+            shown = test_split if config.evaluation == "running" else in_order[1]
+            _finish(directory, model.placement, history, shown, logits, console)
+            variables = train.variables_of(state)
+            if variables["batch_stats"] and TEST_SIZE % config.batch_size != 1:
+                tested = evaluation.evaluate_all(programs, variables, *in_order)
+                terminal.print_table(console, terminal.evaluations_table(tested))
             if _is_the_reports(described):
                 compared = published.compare_last_epoch(config.placement, history[-1])
-                console.print(terminal.report_table(compared))
+                terminal.print_table(console, terminal.report_table(compared))
             console.print(f"written: {directory}")
         return options.OK
 
@@ -260,6 +272,8 @@ def check(config: Config) -> None:
     """
     refuse_unless_positive(config, "epochs", "devices")
     options.refuse_training(config, TRAIN_SIZE)
+    if config.evaluation == "batch" and TEST_SIZE % config.batch_size == 1:
+        refuse("batch_size", "such that no batch of test images has one", config.batch_size)
     if config.batch_size % config.devices:
         refuse("batch_size", f"a multiple of --devices {config.devices}", config.batch_size)
     if config.resume and config.dry_run:
@@ -295,6 +309,24 @@ def _programs(
         return train.compiled(model, tx, **common)
     mesh = parallel.batch_mesh(jax.devices()[:devices])
     return parallel.over_batch(model, tx, mesh=mesh, **common)
+
+
+def _evaluating(programs: Programs, name: str, train_split: Split, test_split: Split) -> Programs:
+    """The same programs, whose `evaluate` evaluates in the way of that name.
+
+    Args:
+      programs: see `train.compiled`.
+      name: a key of `settings.EVALUATIONS`.
+      train_split: in file order.
+      test_split: in file order.
+    """
+    if name == "running":
+        return programs
+
+    def evaluate(variables: train.Variables, _: Split) -> train.Evaluation:
+        return evaluation.evaluate(programs, variables, name, train_split, test_split)
+
+    return programs._replace(evaluate=evaluate)
 
 
 def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
@@ -426,11 +458,12 @@ def _train(
     epochs: int,
     record: Callable[..., None],
     console: Console,
-) -> tuple[list[dict[str, Any]], np.ndarray]:
+) -> tuple[TrainState, list[dict[str, Any]], np.ndarray]:
     """Trains the epochs that are left; each one is recorded before its line is printed.
 
     Returns:
-      The rows of all epochs, and the logits `[N, 10]` of the test images after the last one.
+      The state after the last epoch, the rows of all epochs, and the logits `[N, 10]` of the test
+      images after the last one.
 
     Raises:
       FailedError: the loss became NaN or infinite.
@@ -454,7 +487,7 @@ def _train(
                 raise FailedError(f"the loss is not finite after epoch {epoch.number}")
     if logits is None:  # all epochs were finished before
         logits = programs.evaluate(train.variables_of(state), splits[1]).logits
-    return history, np.asarray(logits)
+    return state, history, np.asarray(logits)
 
 
 def _row(epoch: train.Epoch, seconds: float) -> dict[str, Any]:

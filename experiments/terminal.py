@@ -17,6 +17,7 @@ from experiments.options import UsageError
 from experiments.published import Compared
 from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
+from mnist_jax.train import Evaluation
 
 TABLE_WIDTH = 80  # characters that the widest table needs; a narrower terminal wraps its lines
 
@@ -142,6 +143,22 @@ def per_class_lines(confusion: np.ndarray) -> Iterator[str]:
         correct, count = int(row[digit]), int(row.sum())
         percent = 100 * correct // count if count else 0
         yield f"Accuracy of {digit:6} : {percent:2} % ({correct} of {count})"
+
+
+def evaluations_table(tested: Mapping[str, Evaluation]) -> Table:
+    """The last epoch with each kind of statistics that batch normalisation can use."""
+    names = {
+        "running": "running statistics of training",
+        "batch": "statistics of each test batch",
+        "recalibrated": "means over the training images",
+    }
+    table = Table("test images normalised with", title="Last epoch", box=box.SIMPLE_HEAD)
+    for name in ("loss", "accuracy, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, evaluation in tested.items():
+        sums = evaluation.metrics
+        table.add_row(names[name], f"{sums.mean_loss:.4f}", f"{sums.accuracy_percent:.2f}")
+    return table
 
 
 def report_table(compared: Sequence[Compared]) -> Table:

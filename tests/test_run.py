@@ -264,6 +264,30 @@ def test_a_run_starts_from_the_weights_of_another(data, directory, tmp_path, cap
     assert "weights of placement after_fc1, not none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["batch", "recalibrated"])
+def test_every_way_of_evaluation_is_printed_and_one_is_chosen(
+    name, data, one_run, tmp_path, capsys
+):
+    """The chosen one in every line, all three after the last; training is the same."""
+    assert start(tmp_path, "--evaluation", name) == 0
+    directory = tmp_path / "runs" / "after_fc1-seed0"
+    shown = capsys.readouterr().out.splitlines()
+    label = {"batch": "statistics of each test batch", "recalibrated": "means over the training"}
+    (row,) = [line.split() for line in shown if line.strip().startswith(label[name])]
+    last = history_of(directory)[-1]
+    assert float(row[-2]) == pytest.approx(last["test_loss"], abs=1e-4)
+    assert float(row[-1]) == pytest.approx(last["test_accuracy_percent"], abs=0.01)
+    assert sum(line.strip().startswith("running statistics") for line in shown) == 1
+    running = history_of(one_run)[-1]
+    assert last["train_loss"] == running["train_loss"]
+    assert last["test_loss"] != pytest.approx(running["test_loss"], rel=1e-3)
+    correct = sum(
+        int(line.split(",")[1])
+        for line in (directory / "per_class.csv").read_text().splitlines()[1:]
+    )
+    assert 100 * correct / 77 == pytest.approx(last["test_accuracy_percent"])
+
+
 def test_batches_divided_over_devices_give_the_run_of_one_device(data, tmp_path):
     assert start(tmp_path, "--batch-size", "32") == 0
     assert start(tmp_path, "--batch-size", "32", "--devices", "2") == 0
@@ -288,6 +312,7 @@ def test_only_a_run_at_the_reports_settings_is_held_beside_it():
         {"dataset": "kmnist"},
         {"init_from": Path("w")},
         {"schedule": "one_cycle"},
+        {"evaluation": "batch"},
         {"nesterov": True},
     ]
     assert not any(is_the_reports(**other) for other in others)
@@ -352,6 +377,7 @@ def test_the_module_runs_as_a_command():
             "--out must be a directory that can be written (File name too long)",
         ),
         (["--resume", "absent"], "absent: not the directory of a run"),
+        (["--evaluation", "batch", "--batch-size", "38"], "no batch of test images has one: 38"),
         (["--dry-run", "--batch-size", "199"], "--batch-size must be such that no batch has one"),
     ],
 )

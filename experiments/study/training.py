@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.evaluation import evaluate_all, in_file_order
 from experiments.files import FileError
 from experiments.settings import (
     EVALUATIONS,
@@ -67,8 +68,8 @@ def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
             for part in (slice(-held_out), slice(-held_out, None))
         )
         train_places, test_places = train_places[:-held_out], train_places[-held_out:]
-    train_split, places = _in_file_order(train_split, train_places)
-    test_split, _ = _in_file_order(test_split, test_places)
+    train_split, places = in_file_order(train_split, train_places)
+    test_split, _ = in_file_order(test_split, test_places)
     return Data(train_split, test_split, places)
 
 
@@ -96,7 +97,7 @@ def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterato
             [data.places[train.epoch_order(key, number, len(data.places))] for key in order_keys]
         )  # [S, N]
         states, trained = programs.train_epoch(states, data.train, orders)
-        tested = _evaluated(programs, states, data)
+        tested = evaluate_all(programs, train.variables_of(states), data.train, data.test)
         # The states as numpy arrays again: as they came, they would be placed otherwise than those
         # of the first epoch, and compiled for once more.
         states, trained, tested = hosts.fetch((states, trained, tested))
@@ -107,26 +108,6 @@ def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterato
                     name: _answers(one.logits[place], labels) for name, one in tested.items()
                 }
         yield Epoch(number, states, rows)
-
-
-def _in_file_order(split: Split, places: np.ndarray) -> tuple[Split, np.ndarray]:
-    """A split in the order of its images' places, and where each of its images stands then."""
-    order = np.argsort(places)
-    ranks = np.empty(len(order), np.int32)
-    ranks[order] = np.arange(len(order), dtype=np.int32)
-    images, labels = map(np.asarray, split)
-    return Split(images[order], labels[order]), ranks
-
-
-def _evaluated(programs: Programs, states: TrainState, data: Data) -> dict[str, Evaluation]:
-    """The evaluations by name; one stands for all where no batch normalisation tells them apart."""
-    variables = train.variables_of(states)
-    tested = {"running": programs.evaluate(variables, data.test)}
-    if states.batch_stats:
-        tested["batch"] = programs.evaluate_batch(variables, data.test)
-        recalibrated = programs.recalibrate(variables, data.train)
-        tested["recalibrated"] = programs.evaluate(recalibrated, data.test)
-    return tested
 
 
 @lru_cache(maxsize=1)  # a study has many networks, and goes through them one after another
