@@ -13,7 +13,7 @@ committed, from which the fourth makes the same tables and figures.
 
 --resume continues a study that was interrupted, which loses no more than the epoch in progress, and
 adds seeds, placements or variants to a finished one. So several commands make a study whose
-variants have different numbers of seeds.
+variants have different numbers of seeds. --plan trains a part of `experiments.settings.PLAN` and makes no tables.
 
 Several hosts, each with its share of the seeds: start the same command on all of them, under a
 scheduler that JAX knows (Slurm, Open MPI) or with
@@ -49,7 +49,7 @@ from experiments.options import (
     refuse,
     refuse_unless_positive,
 )
-from experiments.settings import SETTINGS, Setting
+from experiments.settings import PLAN, SETTINGS, Cell, Setting, best_rate_cells, cells
 from experiments.study import directory as study_directory
 from experiments.study import hosts, report, results
 from experiments.study.plan import Group
@@ -59,11 +59,20 @@ from mnist_jax.model import PLACEMENTS
 
 MAX_SEEDS = 10_000
 OUT = Path("studies/report")
+BEST_RATES = "best_rates"  # the part of the plan that follows from the results of another one
 
 
 def _some_of(what: str, names: Iterable[str]) -> Any:
     text = f"{what}: one or more of {', '.join(names)}, separated by commas."
     return tyro.conf.arg(metavar="NAME,...", help=text)
+
+
+def _part() -> Any:
+    text = (
+        "Train a part of the plan, which says variants, placements and seeds: one of "
+        f"{', '.join((*PLAN, BEST_RATES))}."
+    )
+    return tyro.conf.arg(metavar="NAME", help=text, help_behavior_hint=lambda _: "")
 
 
 def _no_default(metavar: str) -> Any:
@@ -82,6 +91,7 @@ class Config:
         PLACEMENTS
     )
     variants: Annotated[str, _some_of("Settings of training", SETTINGS)] = "report"
+    plan: Annotated[str | None, _part()] = None
     epochs: Annotated[int | None, _no_default("INT")] = None
     """Number of passes over the training images, at least 1; else that of each variant."""
     out: OptionalPath = None
@@ -151,18 +161,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directories.append(out)
             with terminal.log_of_library(console):
                 splits = load_mnist(config.data.data_dir, config.data.mirror)
-            session = begin(
-                out,
-                _settings(config),
-                [name for name in PLACEMENTS if name in config.placements.split(",")],
-                range(config.first_seed, config.first_seed + config.seeds),
-                splits,
-            )
+            asked = _cells(config, out)
+            session = begin(out, _settings(asked, config.epochs), asked, splits)
             for note in session.notes:
                 console.print(note)
             console.print(terminal.devices_line(jax.devices()))
             _train(session, console)
-            if hosts.is_first():
+            if config.plan is not None:  # which allows one look, at the end
+                again = shlex.join(["python", "-m", "experiments.compare", "--from", str(out)])
+                console.print(f"when every part is done: {again}")
+            elif hosts.is_first():
                 _report(out, out, timing, console)
         return options.OK
 
@@ -185,6 +193,12 @@ def check(config: Config) -> None:
         names = getattr(config, option).split(",")
         if len(set(names)) < len(names) or not set(names) <= set(known):
             refuse(option, f"some of {','.join(known)}, each once", getattr(config, option))
+    if config.plan is not None:
+        if config.plan not in (*PLAN, BEST_RATES):
+            refuse("plan", f"one of {', '.join((*PLAN, BEST_RATES))}", config.plan)
+        for option in ("variants", "placements", "seeds", "first_seed"):
+            if getattr(config, option) != getattr(Config, option):
+                refuse(option, "left out with --plan", getattr(config, option))
     out = config.out or OUT
     if config.from_dir is not None:
         if not results.is_there(config.from_dir):
@@ -209,12 +223,22 @@ def check(config: Config) -> None:
         refuse("host", "from 0 to --hosts - 1, and both given", config.host)
 
 
-def _settings(config: Config) -> dict[str, Setting]:
-    """The settings of the variants, as long as is asked for."""
-    settings = {variant: SETTINGS[variant] for variant in config.variants.split(",")}
-    if config.epochs is None:
+def _cells(config: Config, out: Path) -> tuple[Cell, ...]:
+    """The runs that are asked for."""
+    if config.plan == BEST_RATES:
+        return best_rate_cells(report.best_rates(out))
+    if config.plan is not None:
+        return PLAN[config.plan]
+    placements = [name for name in PLACEMENTS if name in config.placements.split(",")]
+    return cells(config.variants.split(","), placements, config.seeds, first=config.first_seed)
+
+
+def _settings(asked: Sequence[Cell], epochs: int | None) -> dict[str, Setting]:
+    """The settings of the variants, with another number of epochs where one is given."""
+    settings = {cell.variant: SETTINGS[cell.variant] for cell in asked}
+    if epochs is None:
         return settings
-    return {name: setting._replace(epochs=config.epochs) for name, setting in settings.items()}
+    return {name: setting._replace(epochs=epochs) for name, setting in settings.items()}
 
 
 def _train(session: Session, console: Console) -> None:
@@ -243,10 +267,10 @@ def _train(session: Session, console: Console) -> None:
 
 def _report(source: Path, directory: Path, timing: dict[str, Any] | None, console: Console) -> None:
     """Makes everything that follows from the files, and says what is missing there."""
-    joint, notes = report.write(source, directory, timing)
+    rank, notes = report.write(source, directory, timing)
     for note in notes:
         console.print(note)
-    console.print(joint)
+    console.print(rank)
     console.print(f"written: {directory}/tables, summary.json, figures")
 
 

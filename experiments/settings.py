@@ -1,5 +1,6 @@
 """The settings of a training run: the report's, and those that could stand behind its curves."""
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -8,16 +9,9 @@ import jax
 import optax
 
 from mnist_jax.data import PIXELS
-from mnist_jax.model import LeNet, NormReLU, Placement, ResidualBlock
+from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, Placement, ResidualBlock
 
-# What stands where the report's residual block stands.
-BLOCKS: dict[str, nn.Module] = {
-    "residual": ResidualBlock(),
-    "no shortcut": ResidualBlock(shortcut=False),
-    "no batch norm": ResidualBlock(normalise=False),
-    "neither": ResidualBlock(shortcut=False, normalise=False),
-    "batch norm only": NormReLU(),
-}
+EPOCHS = 10  # as in the report
 
 
 class Setting(NamedTuple):
@@ -27,12 +21,21 @@ class Setting(NamedTuple):
     normalisation: str  # a key of `mnist_jax.data.PIXELS`
     learning_rate: float = 0.001
     batch_size: int = 64
+    # What follows serves the question why the block helps.
     block: str = "residual"  # a key of `BLOCKS`
     fc1_features: int = 120
-    epochs: int = 10
+    epochs: int = EPOCHS
     held_out: int = 0  # so many training images, the last, are tested on and not trained on
 
 
+# What stands where the block stands.
+BLOCKS: dict[str, nn.Module] = {
+    "residual": ResidualBlock(),
+    "no shortcut": ResidualBlock(shortcut=False),
+    "no batch norm": ResidualBlock(normalise=False),
+    "neither": ResidualBlock(shortcut=False, normalise=False),
+    "batch norm only": NormReLU(),
+}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # learning rates that are tried for each network
 
 # What could stand behind the report's curves. It states learning rate, batch size and epochs, and
@@ -62,6 +65,7 @@ SETTINGS: dict[str, Setting] = {
     **{f"rate_{rate}": Setting(0.9, "half", rate) for rate in RATES[1:]},
     **{f"held_out_{rate}": Setting(0.9, "half", rate, held_out=10_000) for rate in RATES},
 }
+REPORT = SETTINGS["report"]
 # How batch normalisation is told to normalise the test images, and what the names of that
 # evaluation's metrics begin with. In a network without it the three are the same.
 EVALUATIONS = {
@@ -69,9 +73,57 @@ EVALUATIONS = {
     "batch": "batch_",  # with the statistics of each test batch of 64, as without it
     "recalibrated": "recalibrated_",  # with the means over all training images
 }
-REPORT = SETTINGS["report"]
-EPOCHS = REPORT.epochs
 PEAK_LEARNING_RATE = 0.05  # of the schedule one_cycle, which is not the report's
+
+
+class Cell(NamedTuple):
+    """Runs that a plan asks for: one variant with one placement."""
+
+    variant: str
+    placement: Placement
+    seeds: range
+
+
+def cells(
+    variants: Iterable[str], placements: Iterable[Placement], runs: int, *, first: int = 1000
+) -> tuple[Cell, ...]:
+    """Every variant with every placement, with so many seeds from the first one on."""
+    seeds = range(first, first + runs)
+    return tuple(Cell(variant, place, seeds) for variant in variants for place in placements)
+
+
+WITH_BLOCK: tuple[Placement, ...] = ("before_fc1", "after_fc1")
+# The parts of experiments/results/plan.md, which says what each is for. Which runs the last part
+# has, `best_rates`, follows from the results of `rates`: see `best_rate_cells`.
+PLAN: dict[str, tuple[Cell, ...]] = {
+    "pairs": cells(("report", "mnist"), WITH_BLOCK, 200),
+    "normalising": (
+        *cells(("report", "mnist"), ("none",), 100),
+        *cells(("unnormalised",), PLACEMENTS, 100),
+    ),
+    "settings": cells([name for name in CANDIDATES if name.startswith("no_")], PLACEMENTS, 30),
+    "parts": (
+        *cells(("no_shortcut", "no_batch_norm", "plain_block", "batch_norm_only"), WITH_BLOCK, 40),
+        *cells(("wide_134", "wide_206"), ("none",), 40),
+    ),
+    "longer": cells(("longer",), PLACEMENTS, 30),
+    "rates": cells([f"held_out_{rate}" for rate in RATES], PLACEMENTS, 3, first=2000),
+}
+
+
+def variant_at(rate: float) -> str:
+    """The report's setting with another learning rate."""
+    wanted = REPORT._replace(learning_rate=rate)
+    return next(name for name, setting in SETTINGS.items() if setting == wanted)
+
+
+def best_rate_cells(rates: Mapping[Placement, float]) -> tuple[Cell, ...]:
+    """The last part of the plan, with the learning rate that was chosen for each placement."""
+    return tuple(
+        cell for place, rate in rates.items() for cell in cells((variant_at(rate),), (place,), 30)
+    )
+
+
 TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, files
+from experiments import compare, files, settings
 from experiments.options import UsageError
 from experiments.settings import SETTINGS
 from experiments.study import directory as study_directory
 from experiments.study import hosts
+from experiments.study.plan import run_of
 from mnist_jax.model import PLACEMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,40 @@ def test_without_a_terminal_an_epoch_is_a_line(command, tmp_path, capsys):
 def test_seeds_from_1000(command, tmp_path):
     assert command("--seeds=2", "--epochs=1", "--first-seed=1000", "--out", tmp_path / "new") == 0
     assert [row["seed"] for row in rows_of(tmp_path / "new")] == [1000, 1001]
+
+
+def test_a_part_of_the_plan_is_trained(synthetic, tmp_path, monkeypatch):
+    """Its cells and no others; the rates that it chose are those of the next part."""
+    monkeypatch.setattr(compare, "load_mnist", lambda *_: synthetic)
+    monkeypatch.setattr(hosts, "use_every_core", lambda: None)
+    held_out = {"held_out_0.001": 0.001, "held_out_0.1": 0.1}
+    for name in held_out:
+        monkeypatch.setitem(SETTINGS, name, SETTINGS[name]._replace(epochs=2, held_out=50))
+    part = settings.cells(held_out, PLACEMENTS, 1, first=7)
+    monkeypatch.setitem(settings.PLAN, "rates", part)
+    assert compare.main(["--plan", "rates", "--out", str(tmp_path)]) == 0
+    asked = {(name, place, 7) for name in held_out for place in PLACEMENTS}
+    assert set(map(run_of, rows_of(tmp_path))) == asked
+    best = {
+        place: max(
+            (row["test_accuracy_percent"], -held_out[row["variant"]])
+            for row in rows_of(tmp_path)
+            if (row["placement"], row["epoch"]) == (place, 2)
+        )
+        for place in PLACEMENTS
+    }
+    asked = []
+    monkeypatch.setattr(compare, "begin", lambda out, settings, cells, *_: asked.extend(cells))
+    compare.main(["--plan", "best_rates", "--out", str(tmp_path), "--resume"])
+    rates = [SETTINGS[cell.variant].learning_rate for cell in asked]
+    assert rates == [-best[place][1] for place in PLACEMENTS]
+    assert not any(SETTINGS[cell.variant].held_out for cell in asked)
+
+
+def test_the_plan_says_which_runs(capsys, monkeypatch):
+    monkeypatch.setattr(compare, "load_mnist", pytest.fail)
+    assert compare.main(["--plan", "pairs", "--seeds", "3", "--out", "absent"]) == 2
+    assert "--seeds must be left out with --plan: 3" in capsys.readouterr().err
 
 
 # Interrupted -----------------------------------------------------------------------------------
@@ -174,6 +209,9 @@ def test_a_killed_study_continues(whole, synthetic, tmp_path):
         (["--placements", "none,none"], "--placements"),
         (["--variants", ""], "--variants"),
         (["--from", "absent"], "--from"),
+        (["--export", "new"], "--export"),
+        (["--plan", "everything"], "--plan"),
+        (["--from", "full", "--export", "full"], "--export"),
         (["--resume", "--out", "absent"], "--out"),
         (["--out", "full"], "--out"),
         (["--out", "full/results.jsonl"], "--out"),
@@ -265,6 +303,30 @@ def test_from_makes_tables_and_figures_of_files(command, whole, tmp_path, capsys
     (whole / "timing.json").unlink()
 
 
+def test_a_committed_study_gives_the_same(command, whole, tmp_path, capsys):
+    """The same tables, summary and figures, written elsewhere: nothing is written beside it."""
+    committed, again = tmp_path / "committed", tmp_path / "again"
+    assert command("--from", whole, "--export", committed) == 0
+    assert f"written: {committed}" in capsys.readouterr().out
+    assert {path.name for path in committed.iterdir()} == {
+        "answers.npz",
+        "manifest.json",
+        "results.csv.gz",
+    }
+    committed.chmod(0o500)
+    assert command("--from", committed, "--out", again) == 0
+    assert command("--from", whole, "--out", tmp_path / "first") == 0
+    found, expected = (
+        {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for out in (again, tmp_path / "first")
+    )
+    assert {"summary.json", "tables/claims.md", "tables/per_class.md", "figures/curves.svg"} <= set(
+        found
+    )
+    assert found == expected
+    committed.chmod(0o700)
+
+
 def test_what_tables_leave_out_is_on_the_screen(command, whole, tmp_path, capsys):
     """A torn line, and the run that it belongs to."""
     out = tmp_path / "torn"
@@ -313,7 +375,7 @@ def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
         found = row.pop("train_loss"), row.pop("test_loss")
         expected = dict(expected)
         np.testing.assert_allclose(
-            found, (expected.pop("train_loss"), expected.pop("test_loss")), rtol=1e-5
+            found, (expected.pop("train_loss"), expected.pop("test_loss")), rtol=3e-5
         )
         assert row == expected
 

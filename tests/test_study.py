@@ -12,7 +12,7 @@ import pytest
 
 from experiments import files, manifest
 from experiments.files import FileError
-from experiments.settings import EVALUATIONS, SETTINGS, Setting, keys_of, model_of, sgd
+from experiments.settings import EVALUATIONS, SETTINGS, Cell, Setting, keys_of, model_of, sgd
 from experiments.study import directory as study_directory
 from experiments.study import hosts, plan, report, results, session, training
 from experiments.study.plan import Group, Saved, Task
@@ -35,7 +35,9 @@ def study(
 ) -> tuple[list[str], list[tuple[int, ...]]]:
     """Trains what a directory has not got; notes, and seeds of the epochs that were trained."""
     with study_directory.opened(out):
-        begun = session.begin(out, short(*variants), placements, seeds, splits)
+        begun = session.begin(
+            out, short(*variants), [Cell(v, p, seeds) for v in variants for p in placements], splits
+        )
         trained = []
         for group, _, _ in session.finished_epochs(begun):
             trained.append(group.seeds)
@@ -85,7 +87,7 @@ def saved(seeds: tuple[int, ...], epochs: int) -> Saved:
 
 
 def left(rows: list[dict], *saved: Saved, seeds: range = range(2)) -> plan.Plan:
-    asked = plan.groups(["report"], ["none"], seeds, most=10)
+    asked = plan.groups([Cell("report", "none", seeds)], most=10)
     return plan.left_to_do(asked, rows, list(saved), epochs={"report": 3})
 
 
@@ -133,7 +135,9 @@ def test_rows_of_runs_that_nobody_asks_for_stay():
 
 
 def test_groups_are_of_so_many_seeds_at_most():
-    asked = plan.groups(["report"], ["none", "after_fc1"], range(5, 10), most=2)
+    asked = plan.groups(
+        [Cell("report", "none", range(5, 10)), Cell("report", "after_fc1", range(5, 10))], most=2
+    )
     assert [group.seeds for group in asked] == [(5, 6), (7, 8), (9,)] * 2
     assert [group.placement for group in asked] == ["none"] * 3 + ["after_fc1"] * 3
 
@@ -243,14 +247,14 @@ def test_the_last_epoch_holds_what_was_said_of_each_test_image(with_block, in_fi
         assert ("answers" in row) == (row["epoch"] == EPOCHS)
     found = results.read(with_block)
     assert (found.labels == labels).all()
-    assert [cell.evaluation for cell in found.answers] == ["batch", "recalibrated", "running"]
-    for cell, said in found.answers.items():
+    assert [kind.evaluation for kind in found.answers] == ["batch", "recalibrated", "running"]
+    for kind, said in found.answers.items():
         right = np.unpackbits(said.correct, axis=1, count=77)
         assert (said.confusion.sum(2) == np.bincount(labels)).all()
         diagonal = np.diagonal(said.confusion, axis1=1, axis2=2)
         of_digit = [np.bincount(labels[one == 1], minlength=10) for one in right]
         assert (diagonal == of_digit).all()
-        column = EVALUATIONS[cell.evaluation] + "test_accuracy_percent"
+        column = EVALUATIONS[kind.evaluation] + "test_accuracy_percent"
         accuracy = [row[column] for row in found.rows if row["epoch"] == EPOCHS]
         assert accuracy == pytest.approx(100 * right.mean(1), rel=1e-5)
 
@@ -260,7 +264,9 @@ def test_held_out_images_are_not_trained_on(synthetic, tmp_path):
     setting = SETTINGS["held_out_0.001"]._replace(epochs=1, held_out=50)
     out = tmp_path / "study"
     with study_directory.opened(out):
-        begun = session.begin(out, {"held_out_0.001": setting}, ("none",), range(1), synthetic)
+        begun = session.begin(
+            out, {"held_out_0.001": setting}, [Cell("held_out_0.001", "none", range(1))], synthetic
+        )
         list(session.finished_epochs(begun))
     (row,) = rows_of(out)
     assert "answers" not in row
@@ -279,7 +285,9 @@ def test_variants_have_their_own_numbers_of_epochs(synthetic, tmp_path):
         name: SETTINGS[name]._replace(epochs=n) for name, n in (("report", 1), ("longer", 2))
     }
     with study_directory.opened(tmp_path):
-        begun = session.begin(tmp_path, settings, ("none",), range(1), synthetic)
+        begun = session.begin(
+            tmp_path, settings, [Cell(v, "none", range(1)) for v in settings], synthetic
+        )
         done = [(group.variant, epoch) for group, epoch, _ in session.finished_epochs(begun)]
     assert done == [("report", 1), ("longer", 1), ("longer", 2)]
     assert not checkpoints(tmp_path)
@@ -328,8 +336,8 @@ def test_a_committed_study_holds_the_same(with_block, tmp_path):
     assert (after.rows, after.notes) == (before.rows, [])
     assert (after.labels == before.labels).all()
     assert list(after.answers) == list(before.answers)
-    for cell, said in before.answers.items():
-        for x, y in zip(said, after.answers[cell], strict=True):
+    for kind, said in before.answers.items():
+        for x, y in zip(said, after.answers[kind], strict=True):
             np.testing.assert_array_equal(x, y)
 
 
@@ -452,7 +460,7 @@ def test_what_is_read_at_the_start_is_what_is_trained(whole, begun, synthetic):
     other = begun.parent / "other"
     study(other, synthetic, stop_after=1)
     with study_directory.opened(begun):
-        todo = session.begin(begun, short("report"), ["none"], range(3), synthetic)
+        todo = session.begin(begun, short("report"), [Cell("report", "none", range(3))], synthetic)
         shutil.copy(checkpoints(other)[0], checkpoints(begun)[0])
         list(session.finished_epochs(todo))
     assert rows_of(begun) == rows_of(whole)
@@ -468,7 +476,8 @@ def test_adding_seeds_keeps_what_is_there(whole, synthetic, tmp_path):
     assert (out / "results.jsonl").read_bytes().startswith(first)
     assert rows_of(out) == rows_of(whole)
     sessions = files.read_json(out / "manifest.json")["sessions"]
-    assert [one["seeds"] for one in sessions] == [[0, 1], [0, 2]]
+    expected = [[["report", "none", 0, last]] for last in (1, 2)]
+    assert [one["cells"] for one in sessions] == expected
     assert sessions[1]["packages"]["jax"] == jax.__version__
 
 

@@ -7,6 +7,7 @@ A run is a variant (a key of `settings.SETTINGS`), a placement and a seed. A row
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.settings import Cell
 from mnist_jax.checkpoint import Checkpoint
 from mnist_jax.model import Placement
 
@@ -48,14 +49,11 @@ class Plan(NamedTuple):
     notes: tuple[str, ...]  # sentences about what is trained again
 
 
-def groups(
-    variants: Sequence[str], placements: Sequence[Placement], seeds: Sequence[int], *, most: int
-) -> list[Group]:
-    """Every combination, with at most so many seeds in a group."""
+def groups(cells: Sequence[Cell], *, most: int) -> list[Group]:
+    """The runs of every cell, with at most so many seeds in a group."""
     return [
         Group(variant, placement, tuple(seeds[start : start + most]))
-        for variant in variants
-        for placement in placements
+        for variant, placement, seeds in cells
         for start in range(0, len(seeds), most)
     ]
 

@@ -1,22 +1,26 @@
 """Tables, summary and figures of a study, from its files alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments import files
 from experiments.files import FileError
 from experiments.settings import SETTINGS
 from experiments.study import results as study_results
 from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING, writing
-from experiments.study.plan import left_out
-from mnist_jax.model import PLACEMENTS
+from experiments.study.plan import Row, left_out
+from mnist_jax.model import PLACEMENTS, Placement
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Report(NamedTuple):
     """What a command prints of a report."""
 
-    joint: str  # how well the report's numbers are reproduced
+    rank: str  # how well the report's numbers are reproduced
     notes: list[str]  # what is missing, and so left out of the tables
 
 
@@ -31,18 +35,14 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
     Raises:
       FileError: a file is damaged or cannot be written, or no epoch is finished.
     """
-    import pandas as pd  # these three only now: training needs none of them
-
-    from experiments import analysis
+    from experiments import analysis  # only now: training does not need it
     from experiments.figures.study import draw
 
     rows, answers, labels, notes = study_results.read(source)
     given = timing is not None
     if not given and (source / TIMING).exists():
         timing = read_timing(source / TIMING)
-    results = pd.DataFrame(rows)
-    measured = results.columns.difference(["variant", "placement", "seed", "epoch"])
-    results = results.astype(dict.fromkeys(measured, float))  # a diverged run's loss is None
+    results = _table(rows)
     said = [analysis.Answers(*cell, *of_cell) for cell, of_cell in answers.items()]
     tables = analysis.analyse(results, timing, said, labels)
     markdown = analysis.to_markdown(tables)
@@ -63,6 +63,34 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
         if timing and given:  # last: nothing of the above failed with it
             files.write_whole(directory / TIMING, files.as_json(timing))
     return Report(markdown["rank"], notes)
+
+
+def best_rates(directory: Path) -> dict[Placement, float]:
+    """The learning rate that does best on held-out images, for each placement.
+
+    Args:
+      directory: a study that has tried them.
+
+    Raises:
+      FileError: not every placement has finished runs of it.
+    """
+    from experiments import analysis
+    from experiments.analysis import block
+
+    runs = analysis.complete_runs(_table(study_results.read(directory).rows))
+    rates = block.rates_in(block.chosen_rates(runs))
+    if missing := set(PLACEMENTS) - set(rates):
+        raise FileError(f"{directory}: no rates were tried yet for {', '.join(sorted(missing))}")
+    return rates
+
+
+def _table(rows: Sequence[Row]) -> "pd.DataFrame":
+    """The rows as `experiments.analysis` takes them."""
+    import pandas as pd
+
+    results = pd.DataFrame(rows)
+    measured = results.columns.difference(["variant", "placement", "seed", "epoch"])
+    return results.astype(dict.fromkeys(measured, float))  # a diverged run's loss is None
 
 
 def read_timing(path: Path) -> dict[str, Any]:

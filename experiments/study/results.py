@@ -36,10 +36,9 @@ from experiments.study.directory import MANIFEST, RESULTS, TIMING, writing
 from experiments.study.plan import Row, run_of
 
 TABLE, ANSWERS = "results.csv.gz", "answers.npz"
-_RUN = ("variant", "placement", "seed", "epoch")
 
 
-class Cell(NamedTuple):
+class Evaluated(NamedTuple):
     """Runs that were trained alike but for their seed, evaluated in one of three ways."""
 
     variant: str
@@ -48,7 +47,7 @@ class Cell(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What the networks of a cell said of the test images after the last epoch."""
+    """What networks evaluated in one way said of the test images after the last epoch."""
 
     seeds: np.ndarray  # [n]
     confusion: np.ndarray  # [n, 10, 10] images, row = label, column = prediction
@@ -59,7 +58,7 @@ class Results(NamedTuple):
     """All that was measured; tables and figures are made of it."""
 
     rows: list[dict[str, Any]]  # see `experiments.analysis`; the loss of a diverged run is None
-    answers: dict[Cell, Answers]
+    answers: dict[Evaluated, Answers]
     labels: np.ndarray | None  # [N] of the test images, in the order of the original files
     notes: list[str]  # sentences about what is missing
 
@@ -137,18 +136,18 @@ def _checked(path: Path, digest: str | None) -> bytes:
     return content
 
 
-def _gathered(rows: Sequence[Row]) -> dict[Cell, Answers]:
-    """The answers of all runs by cell."""
-    found: dict[Cell, list[tuple[int, Any, np.ndarray]]] = {}
+def _gathered(rows: Sequence[Row]) -> dict[Evaluated, Answers]:
+    """The answers of all runs."""
+    found: dict[Evaluated, list[tuple[int, Any, np.ndarray]]] = {}
     for row in rows:
         variant, placement, seed = run_of(row)
         for evaluation, said in row.get("answers", {}).items():
             correct = np.frombuffer(base64.b64decode(said["correct"]), np.uint8)
-            cell = Cell(variant, placement, evaluation)
-            found.setdefault(cell, []).append((seed, said["confusion"], correct))
+            kind = Evaluated(variant, placement, evaluation)
+            found.setdefault(kind, []).append((seed, said["confusion"], correct))
     return {
-        cell: Answers(*map(np.array, zip(*answers, strict=True)))
-        for cell, answers in sorted(found.items())
+        kind: Answers(*map(np.array, zip(*answers, strict=True)))
+        for kind, answers in sorted(found.items())
     }
 
 
@@ -176,10 +175,10 @@ def _value(name: str, word: str) -> str | int | float | None:
     return float(word) if word else None
 
 
-def _as_arrays(answers: Mapping[Cell, Answers]) -> bytes:
+def _as_arrays(answers: Mapping[Evaluated, Answers]) -> bytes:
     arrays = {}
-    for cell, (seeds, confusion, correct) in answers.items():
-        name = "/".join(cell)
+    for kind, (seeds, confusion, correct) in answers.items():
+        name = "/".join(kind)
         arrays[f"{name}/seeds"] = seeds.astype(np.int64)
         arrays[f"{name}/confusion"] = confusion.astype(np.uint16)
         # Seeds side by side compress to half: most images all of them have right.
@@ -189,16 +188,16 @@ def _as_arrays(answers: Mapping[Cell, Answers]) -> bytes:
     return content.getvalue()
 
 
-def _answers(content: bytes) -> dict[Cell, Answers]:
+def _answers(content: bytes) -> dict[Evaluated, Answers]:
     found = {}
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         for name in (name for name in arrays.files if name.endswith("/seeds")):
-            cell = Cell(*name.split("/")[:-1])
+            kind = Evaluated(*name.split("/")[:-1])
             seeds, confusion, correct = (
-                arrays["/".join((*cell, what))] for what in Answers._fields
+                arrays["/".join((*kind, what))] for what in Answers._fields
             )
             by_seed = np.unpackbits(correct, axis=1, count=len(seeds)).T
-            found[cell] = Answers(seeds, confusion, np.packbits(by_seed, axis=1))
+            found[kind] = Answers(seeds, confusion, np.packbits(by_seed, axis=1))
     return found
 
 

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from experiments.manifest import differences, manifest
-from experiments.settings import Setting
+from experiments.settings import Cell, Setting
 from experiments.study import directory as files
 from experiments.study import hosts
 from experiments.study.plan import Group, Task, finished, groups, left_to_do
 from experiments.study.training import arranged, train_group
 from mnist_jax import parallel
 from mnist_jax.data import Split, digests
-from mnist_jax.model import Placement
 
 # Seeds that train side by side, at the least: a kill loses the epoch in progress of all of them.
 GROUP = 20
@@ -45,8 +44,7 @@ class FinishedEpoch(NamedTuple):
 def begin(
     directory: Path,
     settings: Mapping[str, Setting],
-    placements: Sequence[Placement],
-    seeds: range,
+    cells: Sequence[Cell],
     splits: tuple[Split, Split],
 ) -> Session:
     """Finds out what is left to do, and signs the manifest.
@@ -54,8 +52,7 @@ def begin(
     Args:
       directory: of the study, see `directory.opened`.
       settings: of each variant.
-      placements: of the residual block.
-      seeds: of each variant and placement.
+      cells: the runs that there shall be.
       splits: train and test, as `load_mnist` gives them.
 
     Raises:
@@ -68,13 +65,13 @@ def begin(
         "data_sha256": data_sha256,
         "test_labels": "".join(map(str, np.asarray(arranged(splits, 0).test.labels))),
     }
-    asked = {"variants": [*settings], "placements": placements, "seeds": [seeds[0], seeds[-1]]}
+    asked = {"cells": [[variant, place, seeds[0], seeds[-1]] for variant, place, seeds in cells]}
     signed = files.next_manifest(directory, common, asked | manifest(data_sha256))
     rows, notes = files.read_results(directory)
     saved = files.read_checkpoints(directory, rows, common)
     devices = jax.device_count()
     most = -(-GROUP // devices) * devices  # so that no device waits for the others
-    wanted = groups([*settings], placements, seeds, most=most)
+    wanted = groups(cells, most=most)
     plan = left_to_do(wanted, rows, saved, epochs=_epochs(settings))
     hosts.wait("every host has read what there is")
     if hosts.is_first():
