@@ -13,7 +13,8 @@ committed, from which the fourth makes the same tables and figures.
 
 --resume continues a study that was interrupted, which loses no more than the epoch in progress, and
 adds seeds, placements or variants to a finished one. So several commands make a study whose
-variants have different numbers of seeds. --plan trains a part of `experiments.settings.PLAN` and makes no tables.
+variants have different numbers of seeds. --plan trains a part of `experiments.settings.PLAN`, and
+makes no tables: these are for the end.
 
 Several hosts, each with its share of the seeds: start the same command on all of them, under a
 scheduler that JAX knows (Slurm, Open MPI) or with
