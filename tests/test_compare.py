@@ -15,17 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, files, settings
+from experiments import compare, files
 from experiments.options import UsageError
-from experiments.settings import SETTINGS
+from experiments.settings import PLAN, SETTINGS, Cell
 from experiments.study import directory as study_directory
 from experiments.study import hosts
-from experiments.study.plan import run_of
 from mnist_jax.model import PLACEMENTS
 
 ROOT = Path(__file__).parents[1]
 # Without a block: of the three networks it compiles fastest.
-SMALL = ["--seeds", "3", "--placements", "none", "--epochs", "3"]
+SMALL = ["--seeds", "3", "--placements", "none", "--epochs", "3", "--no-compile-cache"]
 
 
 @pytest.fixture
@@ -67,36 +66,73 @@ def test_without_a_terminal_an_epoch_is_a_line(command, tmp_path, capsys):
     )
 
 
+def test_compiled_programs_are_kept(tmp_path, monkeypatch):
+    """Unless that is not wanted."""
+    kept = []
+    monkeypatch.setattr(hosts, "use_every_core", lambda: None)
+    monkeypatch.setattr(compare.compile_cache, "turn_on", lambda path: kept.append(path))
+
+    def stop(*_):
+        raise UsageError("enough")
+
+    monkeypatch.setattr(compare, "load_mnist", stop)
+    arguments = ["--out", str(tmp_path / "new")]
+    assert compare.main([*arguments, "--compile-cache", str(tmp_path / "cache")]) == 2
+    assert compare.main([*arguments, "--no-compile-cache"]) == 2
+    assert kept == [tmp_path / "cache"]
+
+
 def test_seeds_from_1000(command, tmp_path):
     assert command("--seeds=2", "--epochs=1", "--first-seed=1000", "--out", tmp_path / "new") == 0
     assert [row["seed"] for row in rows_of(tmp_path / "new")] == [1000, 1001]
 
 
-def test_a_part_of_the_plan_is_trained(synthetic, tmp_path, monkeypatch):
-    """Its cells and no others; the rates that it chose are those of the next part."""
+@pytest.fixture
+def asked(synthetic, monkeypatch) -> list[Cell]:
+    """The runs that the command is asked for; it ends there."""
+    cells: list[Cell] = []
+
+    def begin(_, settings, asked, *__):
+        assert settings == {cell.variant: SETTINGS[cell.variant] for cell in asked}
+        cells.extend(asked)
+        raise UsageError("enough")
+
     monkeypatch.setattr(compare, "load_mnist", lambda *_: synthetic)
     monkeypatch.setattr(hosts, "use_every_core", lambda: None)
-    held_out = {"held_out_0.001": 0.001, "held_out_0.1": 0.1}
-    for name in held_out:
-        monkeypatch.setitem(SETTINGS, name, SETTINGS[name]._replace(epochs=2, held_out=50))
-    part = settings.cells(held_out, PLACEMENTS, 1, first=7)
-    monkeypatch.setitem(settings.PLAN, "rates", part)
-    assert compare.main(["--plan", "rates", "--out", str(tmp_path)]) == 0
-    asked = {(name, place, 7) for name in held_out for place in PLACEMENTS}
-    assert set(map(run_of, rows_of(tmp_path))) == asked
-    best = {
-        place: max(
-            (row["test_accuracy_percent"], -held_out[row["variant"]])
-            for row in rows_of(tmp_path)
-            if (row["placement"], row["epoch"]) == (place, 2)
-        )
-        for place in PLACEMENTS
-    }
-    asked = []
-    monkeypatch.setattr(compare, "begin", lambda out, settings, cells, *_: asked.extend(cells))
-    compare.main(["--plan", "best_rates", "--out", str(tmp_path), "--resume"])
-    rates = [SETTINGS[cell.variant].learning_rate for cell in asked]
-    assert rates == [-best[place][1] for place in PLACEMENTS]
+    monkeypatch.setattr(compare, "begin", begin)
+    return cells
+
+
+def test_a_part_of_the_plan_is_asked_for(asked, tmp_path):
+    """With the epochs of its settings."""
+    arguments = ["--plan", "longer", "--no-compile-cache", "--out", str(tmp_path)]
+    assert compare.main(arguments) == 2
+    assert asked == list(PLAN["longer"])
+
+
+def test_the_best_rates_are_those_of_the_part_before(asked, tmp_path, capsys):
+    """By their accuracies on held-out images; as long as some are missing, it says so."""
+    best = {"none": 0.03, "before_fc1": 0.001, "after_fc1": 0.01}
+    rows = [
+        {"variant": cell.variant, "placement": cell.placement, "seed": seed, "epoch": epoch}
+        | {"test_loss": 0.1, "train_loss": 0.1, "train_accuracy_percent": 98.0}
+        | {"test_accuracy_percent": 98.0 - (rate != best[cell.placement])}
+        for cell in PLAN["rates"]
+        for rate in (SETTINGS[cell.variant].learning_rate,)
+        for seed in cell.seeds
+        for epoch in range(1, 11)
+    ]
+    command = ["--plan", "best_rates", "--no-compile-cache", "--resume", "--out", str(tmp_path)]
+    files.write_whole(tmp_path / "manifest.json", files.as_json({}))
+    some = [row for row in rows if row["placement"] != "after_fc1"]
+    files.write_whole(tmp_path / "results.jsonl", files.as_lines(some))
+    assert compare.main(command) == 2
+    assert "no rates were tried yet for after_fc1" in capsys.readouterr().err
+    files.write_whole(tmp_path / "results.jsonl", files.as_lines(rows))
+    assert compare.main(command) == 2
+    assert [(cell.placement, SETTINGS[cell.variant].learning_rate) for cell in asked] == [
+        *best.items()
+    ]
     assert not any(SETTINGS[cell.variant].held_out for cell in asked)
 
 
