@@ -56,7 +56,7 @@ from experiments.study import hosts, report, results
 from experiments.study.plan import Group
 from experiments.study.session import Session, begin, finished_epochs
 from mnist_jax.data import load_mnist
-from mnist_jax.model import PLACEMENTS
+from mnist_jax.model import PLACEMENTS, Placement
 
 MAX_SEEDS = 10_000
 OUT = Path("studies/report")
@@ -230,7 +230,9 @@ def _cells(config: Config, out: Path) -> tuple[Cell, ...]:
         return best_rate_cells(report.best_rates(out))
     if config.plan is not None:
         return PLAN[config.plan]
-    placements = [name for name in PLACEMENTS if name in config.placements.split(",")]
+    placements: list[Placement] = [
+        name for name in PLACEMENTS if name in config.placements.split(",")
+    ]
     return cells(config.variants.split(","), placements, config.seeds, first=config.first_seed)
 
 

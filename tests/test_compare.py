@@ -345,7 +345,7 @@ def test_a_committed_study_gives_the_same(command, whole, tmp_path, capsys):
     assert command("--from", whole, "--export", committed) == 0
     assert f"written: {committed}" in capsys.readouterr().out
     assert {path.name for path in committed.iterdir()} == {
-        "answers.npz",
+        "answers.npz.xz",
         "manifest.json",
         "results.csv.gz",
     }

@@ -213,7 +213,7 @@ def test_an_epoch_is_evaluated_three_ways(with_block, synthetic, in_file_order):
     rows = [row for row in rows_of(with_block) if row["seed"] == 1]
     for row, epoch in zip(
         sorted(rows, key=lambda row: row["epoch"]),
-        train.fit(programs, state, *synthetic, order_key, epochs=EPOCHS),
+        train.fit(programs, state, synthetic[0], synthetic[1], order_key, epochs=EPOCHS),
         strict=True,
     ):
         variables = train.variables_of(epoch.state)
@@ -306,8 +306,8 @@ def test_a_network_is_compiled_once(synthetic, tmp_path, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(parallel, "over_seeds", kept)
-    block = {"placements": ("after_fc1",), "variants": ("batch_norm_only",)}
-    study(tmp_path / "study", synthetic, seeds=range(4), **block)
+    where, what = ("after_fc1",), ("batch_norm_only",)
+    study(tmp_path / "study", synthetic, seeds=range(4), placements=where, variants=what)
     (programs,) = made
     sizes = [program._cache_size() for program in programs]
     assert sizes == [0, 1, 1, 1, 1]  # initial weights are those of the program of a single run
@@ -330,7 +330,7 @@ def test_a_committed_study_holds_the_same(with_block, tmp_path):
         for name in ("first", "second")
     )
     assert first == second
-    names = ["answers.npz", "manifest.json", "plan.md", "results.csv.gz", "timing.json"]
+    names = ["answers.npz.xz", "manifest.json", "plan.md", "results.csv.gz", "timing.json"]
     assert sorted(first) == names
     before, after = results.read(with_block), results.read(tmp_path / "first")
     assert (after.rows, after.notes) == (before.rows, [])
@@ -353,7 +353,7 @@ def test_a_diverged_run_is_committed_too(whole, tmp_path):
     assert after.rows == results.read(tmp_path / "study").rows
 
 
-@pytest.mark.parametrize("name", ["answers.npz", "manifest.json", "results.csv.gz"])
+@pytest.mark.parametrize("name", ["answers.npz.xz", "manifest.json", "results.csv.gz"])
 @pytest.mark.parametrize("damage", ["cut short", "changed", "empty", "absent"])
 def test_a_damaged_file_of_a_committed_study_is_refused(with_block, tmp_path, name, damage):
     results.write(with_block, tmp_path, None)
