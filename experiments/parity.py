@@ -242,7 +242,7 @@ def trace_ours(
     recalibrated = programs.recalibrate(variables, Split(*_whole(split, setting.batch_size)))
     trace[EVALUATION] = (
         tested("", programs.evaluate(variables, test).metrics)
-        | tested(", statistics of each batch", programs.evaluate_batch(variables, test).metrics)
+        | tested(", batch statistics", programs.evaluate_batch(variables, test).metrics)
         | tested(", recalibrated", programs.evaluate(recalibrated, test).metrics)
         | _statistics(torch_weights.to_torch(recalibrated))
     )
@@ -304,7 +304,7 @@ def trace_torch(
     state = {name: tensor.numpy().copy() for name, tensor in recalibrated.state_dict().items()}
     trace[EVALUATION] = (
         tested("", torch_report.evaluate(model, in_test_batches))
-        | tested(", statistics of each batch", each)
+        | tested(", batch statistics", each)
         | tested(", recalibrated", torch_report.evaluate(recalibrated, in_test_batches))
         | _statistics(state)
     )
@@ -324,7 +324,7 @@ def _whole(arrays: Any, batch_size: int) -> tuple[Any, Any]:
 def _statistics(state_dict: StateDict) -> StateDict:
     """The statistics of a recalibrated network, without the count of batches."""
     return {
-        f"{name}, recalibrated": array
+        f"{name.removeprefix('resnet_block.')}, recalibrated": array
         for name, array in state_dict.items()
         if name.endswith(STATISTICS[:2])
     }

@@ -287,7 +287,7 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
     ]
     for name in torch_weights.shapes(placement):
         assert ("after step 61", name) in rows
-    for how in ("", ", statistics of each batch", ", recalibrated"):
+    for how in ("", ", batch statistics", ", recalibrated"):
         assert (parity.EVALUATION, f"test loss{how}") in rows
     accuracies = result["test_accuracy_percent"]
     assert accuracies["here"] == accuracies["PyTorch"]
