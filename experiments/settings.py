@@ -1,6 +1,5 @@
 """The settings of a training run: the report's, and those that could stand behind its curves."""
 
-from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import optax
 
 from mnist_jax.data import PIXELS
-from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, Placement, ResidualBlock
+from mnist_jax.model import LeNet, NormReLU, Placement, ResidualBlock
 
 EPOCHS = 10  # as in the report
 

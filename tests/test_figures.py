@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from simulated import answers, labels, study, timing
 
 from experiments import analysis, figures, published
+from experiments.figures import study as study_figures
 from mnist_jax.model import PLACEMENTS
 
 CONFUSION = np.diag([970] * 10) + np.eye(10, k=1, dtype=int) * 12
@@ -24,50 +26,7 @@ def png_size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", content[16:24])
 
 
-def synthetic(placements: tuple[str, ...] = PLACEMENTS, epochs: int = 3) -> pd.DataFrame:
-    """Four seeds of two settings near the report's curve."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for variant in ("report", "no_momentum"):
-        for placement in placements:
-            for seed in range(4):
-                for line in published.HISTORY["after_fc1"][:epochs]:
-                    row = {m: getattr(line, m) * rng.uniform(0.995, 1) for m in published.METRICS}
-                    row |= {"variant": variant, "placement": placement, "seed": seed}
-                    rows.append(row | {"epoch": line.epoch, "confusion": CONFUSION.tolist()})
-    return pd.DataFrame(rows)
-
-
-def timing() -> dict:
-    """Two programs, two placements."""
-    return {
-        "rows": [
-            {
-                "program": program,
-                "placement": placement,
-                "threads": 2,
-                "epoch_seconds": [s, s * 1.1],
-            }
-            for program, s in (("mnist_jax", 2.0), ("pytorch eager", 8.0))
-            for placement in ("before_fc1", "after_fc1")
-        ]
-    }
-
-
-def draw_study(runs: pd.DataFrame, folder: Path) -> list[Path]:
-    """Every figure of the study."""
-    tables = analysis.analyse(runs)
-    names = ("study_curves", "final", "paired", "per_class", "pooled", "times")
-    paths = [folder / f"{name}.png" for name in names]
-    figures.study_curves(runs, paths[0])
-    figures.final_accuracy(runs, paths[1])
-    figures.paired_differences(tables.evidence, paths[2])
-    figures.per_class(tables.per_class, paths[3])
-    placements = runs["placement"].unique()
-    pooled = {p: analysis.pooled_confusion(runs, p) for p in placements}
-    figures.pooled_confusion(pooled, paths[4])
-    figures.epoch_times(timing(), paths[5])
-    return paths
+TIMES = timing({"mnist_jax": ([2.0, 2.2], [2.1, 2.3]), "pytorch eager": ([8.0, 8.8], [9.0, 9.9])})
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -101,28 +60,63 @@ def test_mistakes(tmp_path, k, rows):
     assert png_size(tmp_path / "mistakes.png") == (1600, round(200 * (0.4 + 1.35 * rows)))
 
 
+def draw(folder: Path, results: pd.DataFrame, *, everything: bool) -> set[str]:
+    """Every figure of a study; the names of the files."""
+    folder.mkdir()
+    digits = labels(640)
+    said = [answers(digits, placement=name) for name in PLACEMENTS] if everything else []
+    times = TIMES if everything else None
+    tables = analysis.analyse(results, times, said, digits)
+    study_figures.draw(results, tables, folder, times, said)
+    return {path.name for path in folder.iterdir()}
+
+
+ALWAYS = ("final_accuracy", "paired_differences", "curves", "evaluations")
+
+
 @pytest.mark.parametrize(
-    "shape",
-    [{}, {"placements": ("after_fc1",), "epochs": 1}],
+    ("shape", "also"),
+    [
+        ({"variants": ("report", "mnist", "wide_134", "longer")}, ("block",)),
+        ({"variants": ("report",), "placements": ("after_fc1",), "epochs": 1}, ()),
+        ({"variants": ("report",), "placements": ("none",), "seeds": 1}, ()),
+        ({"variants": ("no_momentum",), "placements": ("none",), "epochs": 1}, None),
+    ],
 )
-def test_study_figures_from_what_there_is(tmp_path, shape):
-    """A whole study, and one epoch of one placement."""
-    for path in draw_study(synthetic(**shape), tmp_path):
+def test_study_figures_from_what_there_is(tmp_path, shape, also):
+    """Some arms, one epoch of one placement, one seed, and nothing at the report's setting."""
+    names = draw(tmp_path / "figures", study(**({"seeds": 4} | shape)), everything=False)
+    expected = ALWAYS[:2] if also is None else (*ALWAYS, *also)
+    assert names == {f"{name}.{suffix}" for name in expected for suffix in ("png", "svg")}
+    for path in (tmp_path / "figures").glob("*.png"):
         width, height = png_size(path)
-        assert width in (800, 1600, 2400)
+        assert width in (1600, 2400)
         assert 200 < height < 2000
 
 
-def test_a_path_without_suffix_gives_both_formats_and_they_are_reproducible(tmp_path):
-    """The same results give the same bytes, so a figure changes only with its data."""
-    contents = []
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        folder.mkdir()
-        figures.final_accuracy(synthetic(), folder / "final")
-        figures.epoch_times(timing(), folder / "times")
-        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert contents[0] == contents[1]
-    assert contents[0].keys() == {"final.png", "final.svg", "times.png", "times.svg"}
+def test_a_whole_study_is_drawn(tmp_path):
+    names = draw(tmp_path / "figures", study(3, variants=("report", "mnist")), everything=True)
+    also = ("block", "per_class", "confusion", "epoch_times")
+    assert names == {f"{name}.{suffix}" for name in (*ALWAYS, *also) for suffix in ("png", "svg")}
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    """So a figure changes only with its data."""
+    results = study(3, variants=("report",))
+    for name in ("one", "two"):
+        study_figures.evaluations(results, tmp_path / name)
+        study_figures.final_accuracy(results, tmp_path / f"{name}-final")
+    for suffix in (".png", ".svg", "-final.png", "-final.svg"):
+        one, two = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+        assert one == two
+
+
+def test_a_path_with_a_suffix_gives_that_file_only(tmp_path):
+    figures.epoch_times(TIMES, tmp_path / "times.svg")
+    figures.epoch_times(TIMES, tmp_path / "times")
+    assert {path.name for path in tmp_path.iterdir()} == {"times.svg", "times.png"}
+    figures.epoch_times(TIMES, tmp_path / "alone.png")
+    assert not (tmp_path / "alone.svg").exists()
 
 
 def run_python(code: str, **environment: str) -> None:

@@ -1,23 +1,36 @@
 """The study's statistics: from a table of results to the tables that the READMEs show.
 
-A result is one line of `results.jsonl`: variant, placement, seed, epoch, the four metrics of
-`published.METRICS`, and the confusion matrix of the test split, row = label, column = prediction.
-Equal seeds saw equal batches in equal order, whatever the placement and the variant, so
-comparisons are paired by seed. Nothing here trains, draws or prints.
+A result is one row: variant (a key of `experiments.settings.SETTINGS`), placement, seed, epoch, the
+four metrics of `published.METRICS`, whose test images were seen with running statistics, and loss
+and accuracy of the test images in the two other evaluations of `experiments.settings.EVALUATIONS`,
+as in `batch_test_loss`. What the networks said of each test image after the last epoch is apart,
+see `per_class.Answers`. Equal seeds saw equal batches in equal order, whatever the placement and
+the variant, so comparisons are paired by seed. Nothing here trains, draws or prints.
 
-    runs          which runs count
+    runs          which runs count, and how a network was evaluated
     reproduction  whether the report's numbers look like ours
     settings      which of the settings that the report does not state made its curves
-    claims        whether its four claims hold
-    per_class     its per-class percentages, and of which images they are
+    paired        differences by seed: intervals, tests and their power
+    claims        whether the report's four claims hold
+    block         why the block helps
+    per_class     the report's per-class percentages, and of which images they are
     tables        all of it, as Markdown and as JSON
 
 What cannot be computed, because seeds, placements or variants are missing, is left empty (NaN)
-and named in `Tables.notes`.
+or left out, and `Tables.notes` says so.
 """
 
-from experiments.analysis.per_class import pooled_confusion
-from experiments.analysis.runs import complete_runs
+from experiments.analysis.per_class import Answers, pooled_confusion
+from experiments.analysis.runs import complete_runs, evaluated
 from experiments.analysis.tables import Tables, analyse, summary, to_markdown
 
-__all__ = ["Tables", "analyse", "complete_runs", "pooled_confusion", "summary", "to_markdown"]
+__all__ = [
+    "Answers",
+    "Tables",
+    "analyse",
+    "complete_runs",
+    "evaluated",
+    "pooled_confusion",
+    "summary",
+    "to_markdown",
+]

@@ -1,22 +1,28 @@
-"""Does the report reproduce: its numbers, and its curves as wholes, among our runs of a setting."""
+"""Does the report reproduce: its numbers, and its curves as wholes, among our runs of a setting.
 
+Losses are compared by their logarithm and accuracies by their logit, log(p / (1 - p)). So no
+interval reaches below a loss of 0 or above 100 %, and a spread that is proportional to the error,
+as it is here, becomes the same all along a curve.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 from experiments import published
 
 
 @dataclass(frozen=True)
-class JointFit:
-    """Whether the report's two runs, taken together, look like two more of ours."""
+class Rank:
+    """Where the report's two runs, taken together, stand among ours by how far out they lie."""
 
+    place: int  # 1 is the farthest from the others, `among` the nearest to their middle
+    among: int  # our pairs of runs and the report's
+    place_by_placement: dict[str, int]
     statistic: float  # mean squared standardised deviation of the report's numbers; about 1
-    p: float  # of the pair of runs
-    p_by_placement: dict[str, float]
-    n: int  # our pairs of runs; the smallest p that n pairs can give is 1/(n+1)
     inside: int  # numbers inside their 95 % prediction interval
     total: int
 
@@ -25,30 +31,30 @@ def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
     """The report's numbers against the seeds of one variant.
 
     The 95 % prediction interval for one new run is mean ± t(0.975, n-1) · sd · sqrt(1 + 1/n), of
-    normal runs (Hahn & Meeker, Statistical Intervals, 1991, section 4.7).
+    normal runs (Hahn & Meeker, Statistical Intervals, 1991, section 4.7), on the scale of the
+    logarithm or the logit.
 
     Returns:
       A row for each placement, epoch and metric: published, mean, sd, low, high, t (the deviation
-      in units of sd · sqrt(1 + 1/n)), inside, n. Empty with fewer than two seeds.
+      in units of sd · sqrt(1 + 1/n), on the transformed scale), inside, n. Mean and sd are those of
+      the numbers as they are. Empty with fewer than two seeds.
     """
     curves = curves_of(runs, variant)
     n = len(curves)
     if n < 2:
         return pd.DataFrame()
-    mean, scale = (
-        curves.mean(),
-        pd.Series(scale_of(curves.to_numpy(), rounding_of(curves)), curves.columns),
-    )
-    low, high = stats.t.interval(0.95, n - 1, mean, scale)
-    numbers = numbers_of(curves)
+    metrics, numbers = metrics_of(curves), numbers_of(curves)
+    values, target = transformed(curves, metrics), transformed(numbers, metrics)
+    mean, scale = values.mean(axis=0), scale_of(values, rounding_of(numbers))
+    low, high = (transformed_back(x, metrics) for x in stats.t.interval(0.95, n - 1, mean, scale))
     table = pd.DataFrame(
         {
             "published": numbers,
-            "mean": mean,
+            "mean": curves.mean(),
             "sd": curves.std(),
             "low": low,
             "high": high,
-            "t": (numbers - mean) / scale,
+            "t": (target - mean) / scale,
             "inside": (low <= numbers) & (numbers <= high),
             "n": n,
         },
@@ -57,36 +63,38 @@ def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
     return table.reset_index()
 
 
-def joint_fit(runs: pd.DataFrame, variant: str = "report") -> JointFit | None:
-    """One p-value for all the report's numbers, exact however its epochs are correlated.
+def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
+    """The place of all the report's numbers taken together, however its epochs are correlated.
 
     The report's pair of runs joins our n pairs as number n+1. Each pair is scored by how far it
     lies from the other n: the mean over all numbers of its squared studentised deviation, mean
-    and standard deviation taken without it. Were the report's pair one more of ours, its rank
-    among the n+1 scores would be uniform, so p = (pairs with a score at least as large, itself
-    included)/(n+1). This is the conformal p-value (Vovk, Gammerman & Shafer, Algorithmic Learning
-    in a Random World, 2005, section 2.2). It assumes exchangeable pairs and no distribution.
+    and standard deviation taken without it. Were the report's pair one more of ours, each of the
+    n+1 places would be equally likely (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random
+    World, 2005, section 2.2). This assumes exchangeable pairs and no distribution. So place 1 of 31
+    has a probability of 1/31, and so has place 31: it is nothing to boast of.
 
-    Two limits. Our pairs share a seed and the report's may not; the p-values by placement do not
-    depend on that. And it is optimistic where the variant was chosen to fit the same numbers.
+    Two limits. Our pairs share a seed and the report's may not; the places by placement do not
+    depend on that. And a place far from 1 means little where the variant was chosen to fit the same
+    numbers.
     """
     table = intervals(runs, variant)
     if table.empty:
         return None
     curves = curves_of(runs, variant)
-    together = pd.concat([curves, numbers_of(curves).to_frame().T])
-    scores = _deviations(together.to_numpy(), rounding_of(curves)) ** 2
+    metrics, numbers = metrics_of(curves), numbers_of(curves)
+    together = np.vstack([transformed(curves, metrics), transformed(numbers, metrics)])
+    scores = _deviations(together, rounding_of(numbers)) ** 2
 
-    def rank(chosen: np.ndarray) -> float:
+    def place(chosen: np.ndarray) -> int:
         score = scores[:, chosen].mean(axis=1)
-        return float(np.mean(score >= score[-1]))
+        return int(np.sum(score >= score[-1]))
 
     placement = curves.columns.get_level_values("placement")
-    return JointFit(
+    return Rank(
+        place=place(np.full(len(placement), True)),
+        among=len(curves) + 1,
+        place_by_placement={name: place(placement == name) for name in placement.unique()},
         statistic=float(scores[-1].mean()),
-        p=rank(np.full(len(placement), True)),
-        p_by_placement={name: rank(placement == name) for name in placement.unique()},
-        n=len(curves),
         inside=int(table["inside"].sum()),
         total=len(table),
     )
@@ -107,6 +115,11 @@ def curves_of(runs: pd.DataFrame, variant: str) -> pd.DataFrame:
     return wide[[key for key in order if key in wide.columns]]
 
 
+def metrics_of(curves: pd.DataFrame) -> list[str]:
+    """The metric of each column of `curves_of`."""
+    return list(curves.columns.get_level_values("metric"))
+
+
 def numbers_of(curves: pd.DataFrame) -> pd.Series:
     """The report's number for each column of `curves_of`."""
     printed = {
@@ -115,23 +128,51 @@ def numbers_of(curves: pd.DataFrame) -> pd.Series:
         for epoch in history
         for metric in published.METRICS
     }
-    return pd.Series(printed, name="published").reindex(curves.columns)
+    return pd.Series(printed, name="published", dtype=float).reindex(curves.columns)
 
 
-def rounding_of(curves: pd.DataFrame) -> np.ndarray:
-    """The standard deviation that rounding to the printed digits gives: step / sqrt(12).
+def transformed(values: pd.DataFrame | pd.Series, metrics: Iterable[str]) -> np.ndarray:
+    """Numbers `[..., k]` of k metrics: the logarithm of a loss, the logit of an accuracy.
 
-    No spread is taken for smaller, so that seeds which happen to agree do not exclude every other
-    number.
+    Where the transformation has no finite value, half of the last printed digit's unit is taken.
     """
-    steps = [published.PRINTED_STEP[metric] for metric in curves.columns.get_level_values("metric")]
-    return np.array(steps) / np.sqrt(12)
+    loss, step = _kinds(metrics)
+    numbers = values.to_numpy(dtype=float)
+    share = np.clip(numbers, step / 2, 100 - step / 2) / 100
+    return np.where(loss, np.log(np.maximum(numbers, step / 2)), special.logit(share))
+
+
+def transformed_back(values: np.ndarray, metrics: Iterable[str]) -> np.ndarray:
+    """The inverse of `transformed`."""
+    loss, _ = _kinds(metrics)
+    return np.where(loss, np.exp(np.where(loss, values, 0)), 100 * special.expit(values))
+
+
+def rounding_of(numbers: pd.Series) -> np.ndarray:
+    """The standard deviation that rounding to the printed digits gives: step / sqrt(12) there.
+
+    On the transformed scale, at the report's numbers, which are those of `numbers_of`. No spread
+    is taken for smaller, so that seeds which happen to agree do not exclude every other number.
+    """
+    metrics = list(numbers.index.get_level_values("metric"))
+    _, step = _kinds(metrics)
+    around = (transformed(numbers + sign * step / 2, metrics) for sign in (1, -1))
+    return np.abs(np.subtract(*around)) / np.sqrt(12)
 
 
 def scale_of(runs: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """Standard deviation of a new run's deviation from the mean; runs [..., n, k] -> [..., k]."""
     n = runs.shape[-2]
     return np.maximum(runs.std(axis=-2, ddof=1), floor) * np.sqrt(1 + 1 / n)
+
+
+def _kinds(metrics: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the metrics are losses, and the unit of the last digit that is printed of each."""
+    names = list(metrics)
+    return (
+        np.array([name.endswith("loss") for name in names]),
+        np.array([published.PRINTED_STEP[name] for name in names]),
+    )
 
 
 def _deviations(runs: np.ndarray, floor: np.ndarray) -> np.ndarray:

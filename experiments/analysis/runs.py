@@ -1,15 +1,20 @@
-"""Which runs count, and a run's last test accuracy."""
+"""Which runs count, how a network was evaluated, and a run's last test accuracy."""
 
 import numpy as np
 import pandas as pd
 
 from experiments import published
+from experiments.settings import EVALUATIONS, SETTINGS
 
 FINAL = "test_accuracy_percent"
+GUESSING = np.log(10.0)  # nats: the loss of a network that holds every digit for equally likely
 
 
 def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
-    """The runs that have every epoch up to the study's last, or the report's tenth, and are finite.
+    """The runs that have every epoch up to the last of their variant.
+
+    A run that diverged counts. Its accuracies are as they were measured, and a loss that is not a
+    number counts as `GUESSING`.
 
     Raises:
       ValueError: a variant, placement, seed and epoch occur twice.
@@ -17,14 +22,56 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
     run = ["variant", "placement", "seed"]
     if results.duplicated([*run, "epoch"]).any():
         raise ValueError("results hold a variant, placement, seed and epoch twice")
-    last = min(results["epoch"].max(), len(published.HISTORY["after_fc1"]))
-    rows = results[results["epoch"] <= last]
-    finite = np.isfinite(rows[list(published.METRICS)].astype(float)).all(axis=1)
-    epochs = finite.groupby([rows[key] for key in run]).transform("sum")
-    return rows[epochs == last]
+    known = results[results["variant"].isin(SETTINGS)]
+    asked = known["variant"].map({name: setting.epochs for name, setting in SETTINGS.items()})
+    last = known.groupby("variant")["epoch"].transform("max").clip(upper=asked)
+    rows = known[known["epoch"] <= last]
+    epochs = rows.groupby(run)["epoch"].transform("size")
+    rows = rows[epochs == last[rows.index]].copy()
+    for accuracy, loss in _measured(rows):
+        rows[loss] = rows[loss].mask(_not_a_number(rows, accuracy, loss), GUESSING).astype(float)
+    return rows
+
+
+def diverged(results: pd.DataFrame) -> int:
+    """How many runs have a loss that is not a number."""
+    broken = pd.Series(False, index=results.index)
+    for accuracy, loss in _measured(results):
+        broken |= _not_a_number(results, accuracy, loss)
+    return len(results[broken][["variant", "placement", "seed"]].drop_duplicates())
+
+
+def evaluations_of(runs: pd.DataFrame) -> tuple[str, ...]:
+    """The evaluations that some of the runs have."""
+    columns = ((name, f"{prefix}{FINAL}") for name, prefix in EVALUATIONS.items())
+    return tuple(name for name, column in columns if column in runs and runs[column].notna().any())
+
+
+def evaluated(runs: pd.DataFrame, evaluation: str) -> pd.DataFrame:
+    """The runs that have an evaluation, which stands in the columns of `published.METRICS`."""
+    prefix = EVALUATIONS[evaluation]
+    if not prefix:
+        return runs
+    rows = runs[runs[f"{prefix}{FINAL}"].notna()]
+    tested = ["test_loss", "test_accuracy_percent"]
+    return rows.assign(**{name: rows[f"{prefix}{name}"] for name in tested})
 
 
 def final(runs: pd.DataFrame, variant: str, placement: str) -> pd.Series:
     """Test accuracy after the last epoch, percent, by seed."""
     rows = runs[(runs["variant"] == variant) & (runs["placement"] == placement)]
-    return rows[rows["epoch"] == runs["epoch"].max()].set_index("seed")[FINAL].astype(float)
+    return rows[rows["epoch"] == rows["epoch"].max()].set_index("seed")[FINAL].astype(float)
+
+
+def _measured(results: pd.DataFrame) -> list[tuple[str, str]]:
+    """The columns of accuracies, each with that of its loss."""
+    accuracies = [name for name in published.METRICS if name.endswith("accuracy_percent")]
+    names = [f"{prefix}{name}" for prefix in EVALUATIONS.values() for name in accuracies]
+    pairs = [(name, name.replace("accuracy_percent", "loss")) for name in names]
+    return [pair for pair in pairs if pair[0] in results and pair[1] in results]
+
+
+def _not_a_number(results: pd.DataFrame, accuracy: str, loss: str) -> pd.Series:
+    """Where something was measured and the loss is not finite; JSON writes null for such a loss."""
+    values = results[loss].astype(float)
+    return results[accuracy].notna() & ~pd.Series(np.isfinite(values), index=results.index)

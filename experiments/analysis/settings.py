@@ -1,4 +1,22 @@
-"""Which of the settings that the report does not state made its curves."""
+"""Which of the settings that the report does not state made its curves.
+
+Three things are not stated: how momentum enters the step, the scale of the pixels, and how batch
+normalisation was told to normalise the test images. A cell is one choice of all three: a variant of
+`experiments.settings.CANDIDATES` and one of `experiments.settings.EVALUATIONS`.
+
+A cell's score is the sum over the report's 80 numbers of the log density of the predictive
+Student-t distribution (mean, sd · sqrt(1 + 1/n), n - 1 degrees of freedom), on the scales of
+`reproduction`. It is a composite likelihood (Varin, Reid & Firth, Statistica Sinica 21, 2011):
+epochs and metrics are correlated and it multiplies them as if they were not. So it orders the
+cells, but its differences are no odds. What they are worth is measured: every run of every cell is
+left out in turn, taken for the report, and the same method names a cell for it. Its seed is left
+out of every cell, because equal seeds share batches and initial weights.
+
+All cells have equally many seeds. A predictive density is better known with more of them, which
+would favour a cell for nothing: by 5.6 nats with 30 against 10, where both are equally true.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -7,78 +25,207 @@ from scipy import stats
 from experiments.analysis.reproduction import (
     curves_of,
     intervals,
-    joint_fit,
+    metrics_of,
     numbers_of,
+    rank,
     rounding_of,
     scale_of,
+    transformed,
 )
-from experiments.analysis.runs import final
-from experiments.settings import SETTINGS
+from experiments.analysis.runs import evaluated, evaluations_of, final
+from experiments.settings import CANDIDATES, SETTINGS
+
+SEEDS = 30  # of each cell
+RESAMPLES = 500
 
 
-def likelihoods(runs: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
-    """How well each undisclosed setting explains the published curves.
+class Cells(NamedTuple):
+    """The cells that can be compared; `C` cells, `n` seeds, `k` numbers of the report.
 
-    The score is the sum over the report's numbers of the log density of the predictive Student-t
-    distribution (mean, sd · sqrt(1 + 1/n), n - 1 degrees of freedom): a composite likelihood
-    (Varin, Reid & Firth, Statistica Sinica 21, 2011), since epochs and metrics are correlated and
-    it multiplies them as if they were not. It ranks settings; its differences are too large to be
-    read as odds. Three columns guard against that: the numbers inside their interval and the
-    largest |t|, which anyone can recompute from the reproduction table; how often the ranking
-    survives resampling the seeds; and how many of a setting's own runs, each left out in turn and
-    taken for the published one, the same method gives back to that setting.
+    `names` are pairs of a variant and an evaluation.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]  # [n], the same in every cell
+    curves: np.ndarray  # [C, n, k], transformed
+    target: np.ndarray  # [k] the report's numbers, transformed
+    floor: np.ndarray  # [k], see `reproduction.rounding_of`
+
+
+def cells_of(runs: pd.DataFrame) -> Cells | None:
+    """The cells with all of the report's curves, and the first `SEEDS` seeds that all of them have.
 
     Returns:
-      A row for each of `SETTINGS`: variant, momentum, normalisation, n, log_likelihood,
-      behind (the best's minus this one's), inside, total, max_abs_t, p (of `joint_fit`), best_share
-      (of the resamples), recognised (own runs given back), baseline_mean and baseline_sd (final
-      test accuracy without a block, percent; the report has about 92). NaN where there are fewer
-      than three seeds of both placements.
+      None where no cell has three seeds.
     """
-    curves = {name: curves_of(runs, name) for name in SETTINGS}
-    widest = max(curves.values(), key=lambda table: len(table.columns))
+    tables = {
+        (variant, evaluation): curves_of(evaluated(runs, evaluation), variant)
+        for variant in CANDIDATES
+        for evaluation in evaluations_of(runs)
+    }
+    widest = max(tables.values(), key=lambda table: len(table.columns), default=pd.DataFrame())
     known = {
-        name: table.to_numpy()
-        for name, table in curves.items()
+        name: table
+        for name, table in tables.items()
         if len(table) > 2 and table.columns.equals(widest.columns)
     }
-    numbers, floor = numbers_of(widest).to_numpy(), rounding_of(widest)
-    rng = np.random.default_rng(0)
+    if not known:
+        return None
+    shared = set.intersection(*(set(table.index) for table in known.values()))
+    seeds = sorted(shared)[:SEEDS]
+    if len(seeds) < 3:
+        return None
+    metrics, numbers = metrics_of(widest), numbers_of(widest)
+    return Cells(
+        tuple(known),
+        tuple(seeds),
+        np.stack([transformed(table.loc[seeds], metrics) for table in known.values()]),
+        transformed(numbers, metrics),
+        rounding_of(numbers),
+    )
 
-    rows, resampled = [], {}
-    for name, setting in SETTINGS.items():
-        baseline = final(runs, name, "none")
-        row = {"variant": name, "momentum": setting.momentum}
-        row |= {"normalisation": setting.normalisation, "n": len(curves[name])}
-        row |= {"baseline_mean": baseline.mean(), "baseline_sd": baseline.std()}
-        row |= dict.fromkeys(("log_likelihood", "inside", "total", "max_abs_t", "p", "recognised"))
-        if name in known:
-            own = known[name]
-            fit = joint_fit(runs, name)
-            assert fit is not None  # there are three seeds and more
-            without = np.array(
-                [_log_density(run, np.delete(own, i, axis=0), floor) for i, run in enumerate(own)]
-            )
-            behind = [without > _log_density(own, known[k], floor) for k in known if k != name]
-            row |= {
-                "log_likelihood": _log_density(numbers, own, floor),
-                "inside": fit.inside,
-                "total": fit.total,
-                "max_abs_t": intervals(runs, name)["t"].abs().max(),
-                "p": fit.p,
-                "recognised": int(np.all(behind, axis=0).sum()) if behind else None,
-            }
-            again = own[rng.integers(len(own), size=(resamples, len(own)))]
-            resampled[name] = _log_density(numbers, again, floor)
-        rows.append(row)
-    table = pd.DataFrame(rows).set_index("variant").astype({"log_likelihood": float})
+
+def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
+    """How well each cell explains the published curves.
+
+    Beside the score stand numbers that need no likelihood: how many of the report's numbers are
+    inside their interval, the largest |t|, the report's place among the runs.
+
+    Args:
+      runs: see `runs.complete_runs`.
+      cells: see `cells_of`.
+
+    Returns:
+      A row for each variant of `CANDIDATES` and evaluation that was run, the best first: variant,
+      evaluation, momentum, learning_rate, normalisation, n, log_likelihood, behind (the best's
+      minus this one's), inside, total, max_abs_t, place, among (see `reproduction.Rank`; from the
+      same seeds), best_share (of resamples of the seeds), baseline_mean and baseline_sd (final test
+      accuracy without a block, percent; the report has about 92). NaN where a cell is not among
+      `cells`.
+    """
+    scores, shares = {}, {}
+    if cells:
+        rng = np.random.default_rng(0)
+        again = rng.integers(len(cells.seeds), size=(RESAMPLES, len(cells.seeds)))
+        resampled = np.stack([_log_density(cells, own[again]) for own in cells.curves])
+        share = np.bincount(resampled.argmax(axis=0), minlength=len(cells.names)) / RESAMPLES
+        scores = dict(zip(cells.names, _log_density(cells, cells.curves), strict=True))
+        shares = dict(zip(cells.names, share, strict=True))
+    rows = []
+    for evaluation in evaluations_of(runs):
+        mine = evaluated(runs, evaluation)
+        for variant in [name for name in CANDIDATES if name in set(runs["variant"])]:
+            setting, name = SETTINGS[variant], (variant, evaluation)
+            row = {"variant": variant, "evaluation": evaluation, "momentum": setting.momentum}
+            row |= {"learning_rate": setting.learning_rate, "normalisation": setting.normalisation}
+            row |= {"n": 0, "log_likelihood": scores.get(name, np.nan)}
+            row |= dict.fromkeys(("inside", "total", "max_abs_t", "place", "among"), np.nan)
+            if cells and name in cells.names:
+                chosen = mine[mine["seed"].isin(cells.seeds)]
+                fit = rank(chosen, variant)
+                assert fit is not None  # there are three seeds at least
+                row |= {"n": len(cells.seeds), "inside": fit.inside, "total": fit.total}
+                row |= {"max_abs_t": intervals(chosen, variant)["t"].abs().max()}
+                row |= {"place": fit.place, "among": fit.among}
+            baseline = final(mine, variant, "none")
+            row |= {"best_share": shares.get(name, np.nan)}
+            row |= {"baseline_mean": baseline.mean(), "baseline_sd": baseline.std()}
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
     table["behind"] = table["log_likelihood"].max() - table["log_likelihood"]
-    best = pd.DataFrame(resampled, dtype=float).idxmax(axis=1).value_counts(normalize=True)
-    table["best_share"] = best.reindex(list(known), fill_value=0.0)
-    return table.sort_values("behind").reset_index()
+    return table.sort_values("behind", kind="stable", ignore_index=True)
 
 
-def _log_density(numbers: np.ndarray, runs: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """Log predictive density of numbers [..., k] after runs [..., n, k], summed over k."""
-    scale = scale_of(runs, floor)
-    return stats.t.logpdf(numbers, runs.shape[-2] - 1, runs.mean(axis=-2), scale).sum(axis=-1)
+def own_scores(cells: Cells) -> np.ndarray:
+    """The score of each cell for each run, had that run been the report.
+
+    Returns:
+      `[C, n, C]`: cell that made the run, its seed, cell that is scored; without that seed.
+    """
+    n = len(cells.seeds)
+    others = np.stack([np.delete(cells.curves, i, axis=1) for i in range(n)])  # [n, C, n - 1, k]
+    mean, scale = others.mean(axis=2), scale_of(others, cells.floor)  # [n, C, k]
+    runs = cells.curves[:, :, None]  # [C, n, 1, k]
+    return stats.t.logpdf(runs, n - 2, mean, scale).sum(axis=-1)
+
+
+def recognition(cells: Cells | None) -> pd.DataFrame:
+    """Which cell the method names for our own runs, whose cell is known.
+
+    Returns:
+      A row for each cell: variant, evaluation, n, right (runs for which it is named), taken_for
+      (the cell that is named most often in its place, and how often), named_wrongly (runs of other
+      cells for which it is named).
+    """
+    if not cells:
+        return pd.DataFrame()
+    count = len(cells.names)
+    named = own_scores(cells).argmax(axis=-1)  # [C, n]
+    table = np.stack([np.bincount(row, minlength=count) for row in named])  # [C, C]
+    rows = []
+    for i, (variant, evaluation) in enumerate(cells.names):
+        wrong = np.where(np.arange(count) == i, 0, table[i])
+        most = int(wrong.argmax())
+        other = f"{' / '.join(cells.names[most])}: {wrong[most]}" if wrong[most] else ""
+        rows.append(
+            {
+                "variant": variant,
+                "evaluation": evaluation,
+                "n": len(cells.seeds),
+                "right": int(table[i, i]),
+                "taken_for": other,
+                "named_wrongly": int(table[:, i].sum() - table[i, i]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def statements(cells: Cells | None) -> pd.DataFrame:
+    """What the curves say about each of the three things, and what that rests on.
+
+    Returns:
+      A row for each of step, pixels and evaluation: thing, says (the best cell's), lead (nats of
+      the best cell over the best one that says something else), typical_low and typical_high (5 and
+      95 % of the same lead over our own runs of the best cell; the report's should lie between),
+      right_here (of these runs, those for which the thing is named rightly), n_here, right (of all
+      runs of all cells), n.
+    """
+    if not cells:
+        return pd.DataFrame()
+    report = _log_density(cells, cells.curves)
+    best = int(report.argmax())
+    own = own_scores(cells)
+    named = own.argmax(axis=-1)  # [C, n]
+    rows = []
+    for thing, levels in _levels(cells).items():
+        same = levels == levels[best]
+        row = {"thing": thing, "says": levels[best], "lead": np.nan}
+        row |= {"typical_low": np.nan, "typical_high": np.nan}
+        if not same.all():
+            row["lead"] = report[best] - report[~same].max()
+            leads = own[best][:, same].max(axis=-1) - own[best][:, ~same].max(axis=-1)  # [n]
+            row["typical_low"], row["typical_high"] = np.quantile(leads, (0.05, 0.95))
+        right = levels[named] == levels[:, None]  # [C, n]
+        row |= {"right_here": int(right[best].sum()), "n_here": right.shape[1]}
+        rows.append(row | {"right": int(right.sum()), "n": right.size})
+    return pd.DataFrame(rows)
+
+
+def _levels(cells: Cells) -> dict[str, np.ndarray]:
+    """What each cell says about each thing, `[C]` words."""
+    settings = [SETTINGS[variant] for variant, _ in cells.names]
+    return {
+        "step": np.array(
+            [f"momentum {s.momentum:g}, learning rate {s.learning_rate:g}" for s in settings]
+        ),
+        "pixels": np.array([s.normalisation for s in settings]),
+        "evaluation": np.array([evaluation for _, evaluation in cells.names]),
+    }
+
+
+def _log_density(cells: Cells, runs: np.ndarray) -> np.ndarray:
+    """Log predictive density of the report's numbers after runs `[..., n, k]`, summed: `[...]`."""
+    scale = scale_of(runs, cells.floor)
+    return stats.t.logpdf(cells.target, runs.shape[-2] - 1, runs.mean(axis=-2), scale).sum(axis=-1)

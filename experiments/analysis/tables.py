@@ -1,96 +1,171 @@
 """Every table of a study, as Markdown and as JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from experiments import published
-from experiments.analysis import claims, per_class, reproduction, settings
-from experiments.analysis.reproduction import JointFit
-from experiments.analysis.runs import complete_runs
-from experiments.settings import SETTINGS
+from experiments.analysis import block, claims, per_class, reproduction, settings
+from experiments.analysis.per_class import Answers
+from experiments.analysis.reproduction import Rank
+from experiments.analysis.runs import complete_runs, diverged, evaluated, evaluations_of
+from experiments.settings import CANDIDATES, SETTINGS
 from mnist_jax.model import PLACEMENTS
 
 # Of each table the columns that are shown, in their order, and how their numbers are printed.
-_NUMBERS = {
-    "placement": "",
-    "epoch": "",
-    "metric": "",
-    "published": ".4f",
-    "mean": ".4f",
-    "sd": ".4f",
-    "low": ".4f",
-    "high": ".4f",
-    "t": "+.2f",
-    "inside": "",
-}
-_CLAIMS = {
-    "claim": "",
-    "statement": "",
-    "effects": "",
-    "test": "",
-    "n": "",
-    "p": ".2g",
-    "p_holm": ".2g",
-    "verdict": "",
-}
-_EVIDENCE = {
-    "claim": "",
-    "reading": "",
-    "variant": "",
-    "where": "",
-    "effect": "+.3f",
-    "low": "+.3f",
-    "high": "+.3f",
-    "unit": "",
-    "d": "+.2f",
-    "test": "",
-    "p": ".2g",
-    "p_sign": ".2g",
-    "n": "",
-    "note": "",
-}
-_SETTINGS = {
-    "variant": "",
-    "momentum": "",
-    "normalisation": "",
-    "n": "",
-    "log_likelihood": ".0f",
-    "behind": ".0f",
-    "inside": ".0f",
-    "max_abs_t": ".1f",
-    "p": ".2g",
-    "best_share": ".0%",
-    "recognised": ".0f",
-    "baseline_mean": ".2f",
-    "baseline_sd": ".2f",
-}
-_PER_CLASS = {
-    "placement": "",
-    "digit": "",
-    "images": "",
-    "mean": ".2f",
-    "sd": ".2f",
-    "low": ".2f",
-    "high": ".2f",
-    "published": ".0f",
-    "inside": "",
-}
-_SAMPLING = {
-    "sampling": "",
-    "printed": "",
-    "images": ",",
-    "step_percent": ".1f",
-    "reachable": "",
-    "total": "",
-    "mean_percent": ".1f",
-    "hundreds": ".1f",
-    "p_low_before_fc1": ".2g",
-    "p_low_after_fc1": ".2g",
-    "log10_probability": ".1f",
+_INTERVAL = {"effect": "+.3f", "low": "+.3f", "high": "+.3f"}
+_SHOWN: dict[str, dict[str, str]] = {
+    "numbers": {
+        "placement": "",
+        "epoch": "",
+        "metric": "",
+        "evaluation": "",
+        "published": ".4f",
+        "mean": ".4f",
+        "sd": ".4f",
+        "low": ".4f",
+        "high": ".4f",
+        "t": "+.2f",
+        "inside": "",
+    },
+    "settings": {
+        "variant": "",
+        "evaluation": "",
+        "momentum": "",
+        "learning_rate": "",
+        "normalisation": "",
+        "n": "",
+        "log_likelihood": ".0f",
+        "behind": ".0f",
+        "inside": ".0f",
+        "max_abs_t": ".1f",
+        "place": ".0f",
+        "among": ".0f",
+        "best_share": ".0%",
+        "baseline_mean": ".2f",
+        "baseline_sd": ".2f",
+    },
+    "recognition": {
+        "variant": "",
+        "evaluation": "",
+        "n": "",
+        "right": "",
+        "taken_for": "",
+        "named_wrongly": "",
+    },
+    "statements": {
+        "thing": "",
+        "says": "",
+        "lead": ".0f",
+        "typical_low": ".0f",
+        "typical_high": ".0f",
+        "right_here": "",
+        "n_here": "",
+        "right": "",
+        "n": "",
+    },
+    "claims": {
+        "claim": "",
+        "statement": "",
+        "effects": "",
+        "test": "",
+        "n": "",
+        "p": ".2g",
+        "p_holm": ".2g",
+        "power": ".2f",
+        "verdict": "",
+        "detail": "",
+    },
+    "evidence": {
+        "claim": "",
+        "reading": "",
+        "variant": "",
+        "evaluation": "",
+        "where": "",
+        **_INTERVAL,
+        "low90": "+.3f",
+        "high90": "+.3f",
+        "unit": "",
+        "sd": ".3f",
+        "test": "",
+        "p": ".2g",
+        "p_sign": ".2g",
+        "ahead": ".0%",
+        "single_pair": ".0%",
+        "n": "",
+        "note": "",
+    },
+    "arms": {
+        "network": "",
+        "n": "",
+        "parameters": ",.0f",
+        "running": ".2f",
+        "recalibrated": ".2f",
+        "train_loss": ".4f",
+        "difference": "+.2f",
+        "low": "+.2f",
+        "high": "+.2f",
+    },
+    "contrasts": {
+        "question": "",
+        "contrast": "",
+        "n": "",
+        **_INTERVAL,
+        "p": ".2g",
+        "p_holm": ".2g",
+        "recalibrated": "+.3f",
+        "recalibrated_low": "+.3f",
+        "recalibrated_high": "+.3f",
+        "answer": "",
+    },
+    "rates": {
+        "placement": "",
+        "learning_rate": "",
+        "n": "",
+        "mean": ".2f",
+        "sd": ".2f",
+        "chosen": "",
+    },
+    "per_class": {
+        "evaluation": "",
+        "placement": "",
+        "digit": "",
+        "images": "",
+        "mean": ".2f",
+        "sd": ".2f",
+        "low": ".2f",
+        "high": ".2f",
+        "published": ".0f",
+        "inside": "",
+    },
+    "sampling": {
+        "evaluation": "",
+        "sampling": "",
+        "printed": "",
+        "images": ",",
+        "step_percent": ".1f",
+        "reachable": "",
+        "total": "",
+        "mean_percent": ".1f",
+        "hundreds": ".1f",
+        "p_low_before_fc1": ".2f",
+        "p_low_after_fc1": ".2f",
+        "log10_probability": ".1f",
+        "place": "",
+        "among": "",
+    },
+    "baselines": {
+        "variant": "",
+        "n": "",
+        "all_images": ".2f",
+        "sampled": ".2f",
+        "about_92_all": ".0%",
+        "about_92_sampled": ".0%",
+    },
 }
 
 
@@ -98,40 +173,61 @@ _SAMPLING = {
 class Tables:
     """Every table of the study; the functions that make them describe their columns."""
 
-    reproduction: pd.DataFrame
-    joint: JointFit | None  # None with fewer than two seeds
+    numbers: pd.DataFrame  # `reproduction.intervals` of each evaluation
+    ranks: dict[str, Rank]  # by evaluation; those with two seeds and more
+    settings: pd.DataFrame
+    recognition: pd.DataFrame
+    statements: pd.DataFrame
     claims: pd.DataFrame
     evidence: pd.DataFrame
-    settings: pd.DataFrame
+    arms: pd.DataFrame
+    contrasts: pd.DataFrame
+    rates: pd.DataFrame
     per_class: pd.DataFrame
     sampling: pd.DataFrame
+    baselines: pd.DataFrame
     notes: tuple[str, ...]
 
 
-def analyse(results: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> Tables:
+def analyse(
+    results: pd.DataFrame,
+    timing: Mapping[str, Any] | None = None,
+    answers: Sequence[Answers] = (),
+    labels: np.ndarray | None = None,
+) -> Tables:
     """Makes every table.
 
     Args:
-      results: the lines of `results.jsonl`.
+      results: a row for each variant, placement, seed and epoch, see the package.
       timing: the JSON that `benchmarks.epoch_time` writes; claim 2 needs it.
-
-    Returns:
-      The tables.
+      answers: what the networks said of each test image; the tables by digit need them.
+      labels: `[N]` digits of the test images, in the order of the original files.
 
     Raises:
       ValueError: a variant, placement, seed and epoch occur twice.
     """
     runs = complete_runs(results)
     evidence = claims.evidence_of(runs, timing)
+    cells = settings.cells_of(runs)
+    rates = block.chosen_rates(runs)
+    ranks = {name: reproduction.rank(evaluated(runs, name)) for name in evaluations_of(runs)}
+    answers = list(answers) if labels is not None else []
+    labels = np.zeros(0, np.uint8) if labels is None else labels
     return Tables(
-        reproduction=reproduction.intervals(runs),
-        joint=reproduction.joint_fit(runs),
+        numbers=_numbers(runs),
+        ranks={name: rank for name, rank in ranks.items() if rank},
+        settings=settings.likelihoods(runs, cells),
+        recognition=settings.recognition(cells),
+        statements=settings.statements(cells),
         claims=claims.verdicts(evidence),
         evidence=evidence,
-        settings=settings.likelihoods(runs),
-        per_class=per_class.accuracies(runs),
-        sampling=per_class.sampling(runs),
-        notes=_notes(results, runs, timing),
+        arms=block.arms(runs),
+        contrasts=block.contrasts(runs, block.rates_in(rates)),
+        rates=rates,
+        per_class=per_class.accuracies(answers),
+        sampling=per_class.sampling(answers, labels),
+        baselines=per_class.baselines(answers, labels),
+        notes=(*_notes(results, runs, timing, answers), *block.rates_at_an_end(rates)),
     )
 
 
@@ -139,49 +235,50 @@ def to_markdown(tables: Tables) -> dict[str, str]:
     """Every table as Markdown, aligned so that a terminal shows it well, by its name.
 
     Returns:
-      joint (a sentence), reproduction (a row an epoch), numbers (a row for each of the report's
-      numbers), claims, evidence, settings, per_class, sampling, notes (a list). An empty table
-      gives an empty string.
+      The tables by their names in `Tables`, and rank (a sentence for each evaluation),
+      reproduction (the numbers, a row an epoch), notes (a list). An empty table gives an empty
+      string.
     """
     return {
-        "joint": _joint_sentence(tables.joint),
-        "reproduction": _reproduction_markdown(tables.reproduction),
-        "numbers": _markdown(tables.reproduction, _NUMBERS),
-        "claims": _markdown(tables.claims, _CLAIMS),
-        "evidence": _markdown(tables.evidence.query("n > 0"), _EVIDENCE),
-        "settings": _markdown(tables.settings, _SETTINGS),
-        "per_class": _markdown(tables.per_class, _PER_CLASS),
-        "sampling": _markdown(tables.sampling, _SAMPLING),
+        "rank": "\n".join(_rank_sentence(name, rank) for name, rank in tables.ranks.items())
+        or "The reproduction needs at least two seeds.",
+        "reproduction": _reproduction_markdown(tables.numbers),
+        **{name: _markdown(getattr(tables, name), formats) for name, formats in _SHOWN.items()},
         "notes": "\n".join(f"- {note}" for note in tables.notes),
     }
 
 
 def summary(tables: Tables) -> dict[str, Any]:
     """Every table as plain JSON values: a list of rows each, null for what was not computed."""
-    frames = {
-        "reproduction": tables.reproduction,
-        "claims": tables.claims,
-        "evidence": tables.evidence,
-        "settings": tables.settings,
-        "per_class": tables.per_class,
-        "sampling": tables.sampling,
-    }
     rows = {
-        name: json.loads(frame.to_json(orient="records", double_precision=6))
-        for name, frame in frames.items()
+        name: json.loads(getattr(tables, name).to_json(orient="records", double_precision=6))
+        for name in _SHOWN
     }
-    joint = None if tables.joint is None else asdict(tables.joint)
-    return {"joint": joint, **rows, "notes": list(tables.notes)}
+    ranks = {name: asdict(rank) for name, rank in tables.ranks.items()}
+    return {"ranks": ranks, **rows, "notes": list(tables.notes)}
 
 
-def _joint_sentence(joint: JointFit | None) -> str:
-    if joint is None:
-        return "The reproduction needs at least two seeds."
-    single = ", ".join(f"{name} {p:.2g}" for name, p in joint.p_by_placement.items())
+def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
+    """The intervals of each evaluation; training knows one only."""
+    tables = []
+    for evaluation in evaluations_of(runs):
+        table = reproduction.intervals(evaluated(runs, evaluation))
+        if table.empty:
+            continue
+        trained = table["metric"].str.startswith("train")
+        table.insert(3, "evaluation", np.where(trained, "", evaluation))
+        tables.append(table[~trained] if tables else table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _rank_sentence(evaluation: str, rank: Rank) -> str:
+    single = ", ".join(f"{name} {place}" for name, place in rank.place_by_placement.items())
     return (
-        f"{joint.inside} of {joint.total} numbers lie inside their 95 % prediction interval; joint "
-        f"conformal p = {joint.p:.2g} from {joint.n} seeds, the smallest possible being "
-        f"{1 / (joint.n + 1):.2g} (alone: {single})."
+        f"With {evaluation} statistics {rank.inside} of the report's {rank.total} numbers lie "
+        f"inside their 95 % prediction interval. By their distance from the other runs, the "
+        f"report's two runs are number {rank.place} of {rank.among}, 1 being the farthest and "
+        f"{rank.among} the nearest to the middle (alone: {single}); were they two more of ours, "
+        f"every number would be equally likely."
     )
 
 
@@ -189,7 +286,7 @@ def _reproduction_markdown(table: pd.DataFrame) -> str:
     """A row an epoch: the report's number and our interval; bold where the number is outside."""
     if table.empty:
         return ""
-    cells = []
+    cells, columns = [], []
     for row in table.to_dict("records"):
         digits = 2 if "accuracy" in row["metric"] else 4
         number, low, high = (f"{row[key]:.{digits}f}" for key in ("published", "low", "high"))
@@ -198,10 +295,11 @@ def _reproduction_markdown(table: pd.DataFrame) -> str:
             if row["inside"]
             else f"**{number}** not in [{low}, {high}]"
         )
-    wide = table.assign(cell=cells).pivot(
-        index=["placement", "epoch"], columns="metric", values="cell"
+        columns.append(f"{row['metric']} {row['evaluation']}".strip())
+    wide = table.assign(cell=cells, column=columns).pivot(
+        index=["placement", "epoch"], columns="column", values="cell"
     )
-    wide = wide.sort_index(ascending=[False, True])[list(published.METRICS)].reset_index()
+    wide = wide.sort_index(ascending=[False, True])[list(dict.fromkeys(columns))].reset_index()
     return _markdown(wide, dict.fromkeys(map(str, wide), ""))
 
 
@@ -228,25 +326,35 @@ def _markdown(table: pd.DataFrame, formats: Mapping[str, str]) -> str:
 
 
 def _notes(
-    results: pd.DataFrame, runs: pd.DataFrame, timing: Mapping[str, Any] | None
+    results: pd.DataFrame,
+    runs: pd.DataFrame,
+    timing: Mapping[str, Any] | None,
+    answers: Sequence[Answers],
 ) -> tuple[str, ...]:
     """What is missing, and what the tables therefore do not say."""
     run = ["variant", "placement", "seed"]
     notes = []
     if dropped := len(results[run].drop_duplicates()) - len(runs[run].drop_duplicates()):
-        notes.append(f"{dropped} unfinished or diverged runs are left out")
-    last, full = runs["epoch"].max(), len(published.HISTORY["after_fc1"])
+        notes.append(f"{dropped} unfinished runs are left out")
+    if broken := diverged(results):
+        notes.append(
+            f"{broken} runs diverged and count: their accuracies as they were measured, and a loss "
+            "that is not a number as that of guessing, 2.30"
+        )
+    report = runs[runs["variant"] == "report"]
+    last, full = report["epoch"].max(), len(published.HISTORY["after_fc1"])
     if last < full:
         notes.append(f"final means epoch {last}: the report's final is epoch {full}")
     found = set(zip(runs["variant"], runs["placement"], strict=True))
-    wanted = [(v, p) for v in SETTINGS for p in PLACEMENTS]
-    if missing := [f"{v}/{p}" for v, p in wanted if (v, p) not in found]:
+    wanted = [(name, place) for name in CANDIDATES for place in PLACEMENTS]
+    if missing := [f"{name}/{place}" for name, place in wanted if (name, place) not in found]:
         notes.append(f"not run: {', '.join(missing)}")
+    if unknown := sorted(set(results["variant"]) - set(SETTINGS)):
+        notes.append(f"left out, for settings.SETTINGS has no such variant: {', '.join(unknown)}")
     if timing is None:
         notes.append("no epoch times were given: claim 2 is not tested")
-    if (seeds := runs.loc[runs["variant"] == "report", "seed"].nunique()) < 20:
-        least = 1 / (seeds + 1)
-        notes.append(
-            f"seeds at the report's setting: {seeds}; the joint p cannot be below {least:.2g}"
-        )
+    if not answers:
+        notes.append("no answers to each test image were given: nothing is said by digit")
+    if (seeds := report["seed"].nunique()) < settings.SEEDS:
+        notes.append(f"the report's setting has {seeds} seeds: cells are compared with few")
     return tuple(notes)

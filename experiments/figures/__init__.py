@@ -1,5 +1,8 @@
 """Every figure of the project, drawn from results; nothing here trains or computes a statistic.
 
+A study's figures are in `experiments.figures.study`, which takes a second to import, and a run does
+not need them.
+
 A path with a suffix gives that one file; a path without one gives a PNG and an SVG beside each
 other. Both are the same, byte for byte, for the same input and the same version of matplotlib.
 Nothing here uses pyplot, so it does not matter which backend matplotlib is told to use.
@@ -20,23 +23,6 @@ if "matplotlib" not in sys.modules and "MPLBACKEND" in os.environ:
         matplotlib.rcParams["backend"] = backend
 
 from experiments.figures.run import confusion, curves, mistakes
-from experiments.figures.study import (
-    final_accuracy,
-    paired_differences,
-    per_class,
-    pooled_confusion,
-    study_curves,
-)
 from experiments.figures.timing import epoch_times
 
-__all__ = [
-    "confusion",
-    "curves",
-    "epoch_times",
-    "final_accuracy",
-    "mistakes",
-    "paired_differences",
-    "per_class",
-    "pooled_confusion",
-    "study_curves",
-]
+__all__ = ["confusion", "curves", "epoch_times", "mistakes"]

@@ -1,13 +1,19 @@
 """The figures of a study."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments import published
+from experiments.analysis import Answers, Tables, complete_runs, evaluated, pooled_confusion
+from experiments.analysis.block import AS_LARGE, LABELS, LONGER, NORM_ONLY, WHOLE, Arm
+from experiments.analysis.runs import evaluations_of
 from experiments.figures.style import (
     LOOKS,
     REPORT,
@@ -22,13 +28,57 @@ from experiments.figures.style import (
     save,
     styled,
 )
-from experiments.settings import SETTINGS
+from experiments.figures.timing import epoch_times
+from experiments.settings import CANDIDATES, SETTINGS
+from mnist_jax.model import PLACEMENTS
 
-if TYPE_CHECKING:  # a run's figures are drawn without pandas
-    import pandas as pd
+BLOCKS = tuple(published.HISTORY)
+EVALUATION_COLOURS = {"running": "#D55E00", "batch": "#009E73", "recalibrated": "#56B4E9"}
 
 
-def study_curves(runs: "pd.DataFrame", path: Path, *, variant: str = "report") -> None:
+def draw(
+    results: pd.DataFrame,
+    tables: Tables,
+    folder: Path,
+    timing: Mapping[str, Any] | None = None,
+    answers: Sequence[Answers] = (),
+) -> None:
+    """Draws every figure of a study for which there is something, each as PNG and SVG.
+
+    The files are final_accuracy, paired_differences, curves, evaluations, block, per_class,
+    confusion and epoch_times.
+
+    Args:
+      results: see `experiments.analysis`.
+      tables: `experiments.analysis.analyse` of the same.
+      folder: where the files go; it must exist.
+      timing: the JSON that `benchmarks.epoch_time` writes.
+      answers: what the networks said of each test image.
+    """
+    runs = complete_runs(results)
+    final_accuracy(runs, folder / "final_accuracy")
+    paired_differences(tables.evidence, folder / "paired_differences")
+    report = runs[runs["variant"] == "report"]
+    if len(report):
+        curves(report, folder / "curves")
+        evaluations(report, folder / "evaluations")
+    if len(tables.contrasts):
+        block(tables.contrasts, runs, folder / "block")
+    if len(tables.per_class):
+        evaluation = tables.per_class["evaluation"].iloc[0]
+        shown = tables.per_class[tables.per_class["evaluation"] == evaluation]
+        per_class(shown, folder / "per_class")
+        pooled = {
+            answer.placement: pooled_confusion(answer)
+            for answer in answers
+            if (answer.variant, answer.evaluation) == ("report", evaluation)
+        }
+        confusions(pooled, folder / "confusion")
+    if timing:
+        epoch_times(timing, folder / "epoch_times")
+
+
+def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
     """Median and 95 % band over seeds by placement, the report's numbers on top.
 
     Args:
@@ -75,15 +125,16 @@ def study_curves(runs: "pd.DataFrame", path: Path, *, variant: str = "report") -
         save(figure, path)
 
 
-def final_accuracy(runs: "pd.DataFrame", path: Path) -> None:
+def final_accuracy(runs: pd.DataFrame, path: Path) -> None:
     """Test accuracy after the last epoch by setting and placement, every seed a dot.
 
     Args:
       runs: results, see `experiments.analysis`.
       path: the file, see the package.
     """
+    runs = runs[runs["variant"].isin(CANDIDATES)]
     last = runs[runs["epoch"] == runs["epoch"].max()]
-    settings = [name for name in SETTINGS if name in set(last["variant"])]
+    settings = [name for name in CANDIDATES if name in set(last["variant"])]
     with styled():
         figure = Figure(figsize=(WIDTH, 1.2 + 0.75 * len(settings)), layout="constrained")
         axes = figure.subplots()
@@ -99,10 +150,13 @@ def final_accuracy(runs: "pd.DataFrame", path: Path) -> None:
                 if setting == "report" and placement in published.HISTORY:
                     number = published.HISTORY[placement][-1].test_accuracy_percent
                     axes.plot(number, y, "D", color=REPORT, mfc="none", markersize=7, mew=1.4)
-        baseline = published.BASELINE_TEST_ACCURACY_PERCENT
+        baseline = published.BASELINE_ACCURACY_PERCENT
         axes.axvline(baseline, color=REPORT, linestyle="--", linewidth=1.1)
-        names = [f"momentum {s.momentum:g}\npixels: {s.normalisation}" for s in SETTINGS.values()]
-        labels = dict(zip(SETTINGS, names, strict=True))
+        labels = {
+            name: f"momentum {setting.momentum:g}, rate {setting.learning_rate:g}\n"
+            f"pixels: {setting.normalisation}"
+            for name, setting in CANDIDATES.items()
+        }
         axes.set_yticks(range(len(settings)), [labels[name] for name in settings])
         axes.set_ylim(len(settings) - 0.45, -0.55)
         axes.grid(axis="y", visible=False)
@@ -119,44 +173,32 @@ def final_accuracy(runs: "pd.DataFrame", path: Path) -> None:
         save(figure, path)
 
 
-def paired_differences(evidence: "pd.DataFrame", path: Path) -> None:
-    """Differences in final test accuracy between placements, paired by seed, at momentum 0.9.
-
-    Without momentum the differences are some ten times larger and would hide these;
-    `final_accuracy` shows them.
+def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
+    """Differences in final test accuracy between placements, paired by seed.
 
     Args:
-      evidence: `experiments.analysis.claim_evidence`.
+      evidence: `experiments.analysis.claims.evidence_of`.
       path: the file, see the package.
     """
-    momentum = {name for name, setting in SETTINGS.items() if setting.momentum}
-    claims = evidence["reading"].isin(["equal settings", "after_fc1 - before_fc1"])
-    rows = evidence[claims & evidence["variant"].isin(momentum) & (evidence["n"] > 0)]
-    kinds = {
-        (1, "before_fc1"): ("block before fc1 - no block", LOOKS["before_fc1"]),
-        (1, "after_fc1"): ("block after fc1 - no block", LOOKS["after_fc1"]),
-        (4, ""): ("after fc1 - before fc1", Look("#009E73", "v", "-", "")),
-    }
+    equal = evidence["reading"].eq("equal settings") & evidence["primary"]
+    orders = evidence["reading"].eq("after_fc1 - before_fc1")
     before, after = (history[-1].test_accuracy_percent for history in published.HISTORY.values())
     claimed = after - before
+    rows = evidence[(equal | orders) & (evidence["n"] > 0)].to_dict("records")
     with styled():
         figure = Figure(figsize=(WIDTH, 1.0 + 0.42 * max(1, len(rows))), layout="constrained")
         axes = figure.subplots()
         labels = []
-        for (claim, where), (title, look) in kinds.items():
-            for row in rows[(rows["claim"] == claim) & (rows["where"] == where)].to_dict("records"):
-                y = len(labels)
-                dots(axes, np.array(row["differences"]), y, look)
-                axes.plot([row["low"], row["high"]], [y, y], color="black", linewidth=2.2)
-                axes.plot(row["effect"], y, "|", color="black", markersize=14, mew=1.8)
-                if row["variant"] == "report" and claim == 4:
-                    axes.plot(claimed, y, "D", color=REPORT, mfc="none", markersize=8, mew=1.4)
-                pixels = SETTINGS[row["variant"]].normalisation
-                labels.append(f"{title}\npixels: {pixels}, {row['n']} seeds")
-        axes.axvline(0, color="#767676", linewidth=1.0)
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
-        axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
+        for row in rows:
+            look = LOOKS.get(row["where"], Look("#009E73", "v", "-", ""))
+            what = f"block {row['where'].replace('_', ' ')} - no block"
+            title = what if row["claim"] == 1 else "after fc1 - before fc1"
+            _forest_row(axes, row, len(labels), look)
+            if row["claim"] == 4:
+                axes.plot(claimed, len(labels), "D", color=REPORT, mfc="none", markersize=7)
+            pixels = SETTINGS[row["variant"]].normalisation
+            labels.append(f"{title}\npixels: {pixels}, {row['evaluation']}, {row['n']} seeds")
+        _forest_axis(axes, labels)
         axes.set_xlabel("difference in final test accuracy, percentage points")
         handles = [
             legend_line("a small mark: a seed", "#767676", "", "."),
@@ -167,11 +209,100 @@ def paired_differences(evidence: "pd.DataFrame", path: Path) -> None:
         save(figure, path)
 
 
-def per_class(table: "pd.DataFrame", path: Path) -> None:
+def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
+    """Test loss and accuracy by the statistics that batch normalisation used.
+
+    Args:
+      runs: results, see `experiments.analysis`.
+      path: the file, see the package.
+      variant: which setting.
+    """
+    runs = runs[runs["variant"] == variant]
+    placements = [name for name in published.HISTORY if name in set(runs["placement"])]
+    kinds = [name for name in EVALUATION_COLOURS if name in evaluations_of(runs)]
+    with styled():
+        figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+        grid = figure.subplots(2, max(1, len(placements)), sharex=True, sharey="row", squeeze=False)
+        for column, placement in zip(grid.T, placements, strict=False):
+            rows = runs[runs["placement"] == placement]
+            column[0].set_title(f"{LOOKS[placement].label} ({rows['seed'].nunique()} seeds)")
+            for axes, what in zip(column, ("loss", "accuracy_percent"), strict=True):
+                shown = [getattr(epoch, f"test_{what}") for epoch in published.HISTORY[placement]]
+                for kind in kinds:
+                    chosen = evaluated(rows, kind)
+                    wide = chosen.pivot(index="epoch", columns="seed", values=f"test_{what}")
+                    low, middle, high = np.nanquantile(wide, (0.025, 0.5, 0.975), axis=1)
+                    colour = EVALUATION_COLOURS[kind]
+                    axes.fill_between(wide.index, low, high, color=colour, alpha=0.3, lw=0)
+                    axes.plot(wide.index, middle, color=colour, linewidth=1.4)
+                    shown += [*low, *high]
+                reported = published.HISTORY[placement]
+                axes.plot(
+                    [epoch.epoch for epoch in reported],
+                    [getattr(epoch, f"test_{what}") for epoch in reported],
+                    "o",
+                    color=REPORT,
+                    markerfacecolor="none",
+                    markersize=5,
+                )
+                metric_axis(axes, what, shown)
+                axes.label_outer()
+                if what == "accuracy_percent":
+                    epochs_axis(axes)
+        handles = [
+            legend_line(f"{kind} statistics", EVALUATION_COLOURS[kind], "-", "") for kind in kinds
+        ]
+        handles.append(legend_line("the report, test", REPORT, "", "o", fill="none"))
+        figure.suptitle("Test images, median and 95 % of seeds")
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        save(figure, path)
+
+
+def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
+    """Why the block helps: paired differences, and beside them the error against the epoch.
+
+    Args:
+      contrasts: `experiments.analysis.block.contrasts`.
+      runs: results, see `experiments.analysis`.
+      path: the file, see the package.
+    """
+    rows = contrasts[contrasts["contrast"].str.contains("no block")].to_dict("records")
+    height = 1.2 + 0.3 * max(8, len(rows))
+    with styled():
+        figure = Figure(figsize=(1.5 * WIDTH, height), layout="constrained")
+        forest, errors = figure.subplots(1, 2, width_ratios=(3, 2))
+        for y, row in enumerate(rows):
+            placed = [name for name in BLOCKS if name.replace("_", " ") in row["contrast"]]
+            _forest_row(forest, row, y, LOOKS[placed[0] if placed else "none"])
+            if y and row["question"] != rows[y - 1]["question"]:
+                forest.axhline(y - 0.5, color="#BBBBBB", linewidth=0.6)
+        _forest_axis(forest, [f"{row['contrast']} ({row['n']})" for row in rows])
+        forest.set_xlabel("difference in final test accuracy, percentage points")
+        for arm, look in _arm_looks(runs).items():
+            mine = runs[(runs["variant"] == arm.variant) & (runs["placement"] == arm.placement)]
+            error = 100 - mine.groupby("epoch")["test_accuracy_percent"].mean()
+            errors.plot(error.index, error, look.line, color=look.colour, label=look.label)
+        errors.set_yscale("log")
+        ticks = [0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 50]
+        errors.yaxis.set_major_locator(FixedLocator(ticks))
+        errors.yaxis.set_minor_locator(NullLocator())
+        errors.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        errors.set_ylabel("test error, %, mean over seeds (log axis)")
+        epochs_axis(errors)
+        errors.legend(fontsize=8)
+        handles = [
+            legend_line("a small mark: a seed", "#767676", "", "."),
+            legend_line("mean and its 95 % interval", "black", "-", "|", width=2.2),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        save(figure, path)
+
+
+def per_class(table: pd.DataFrame, path: Path) -> None:
     """Accuracy by digit: mean and 95 % prediction interval of one run, and the report's numbers.
 
     Args:
-      table: `experiments.analysis.per_class`.
+      table: `experiments.analysis.per_class.accuracies`, of one evaluation.
       path: the file, see the package.
     """
     placements = [name for name in LOOKS if name in set(table["placement"])]
@@ -210,7 +341,7 @@ def per_class(table: "pd.DataFrame", path: Path) -> None:
         save(figure, path)
 
 
-def pooled_confusion(matrices: Mapping[str, np.ndarray], path: Path) -> None:
+def confusions(matrices: Mapping[str, np.ndarray], path: Path) -> None:
     """Confusion matrices side by side, mean over seeds.
 
     Args:
@@ -225,3 +356,34 @@ def pooled_confusion(matrices: Mapping[str, np.ndarray], path: Path) -> None:
             axes.set_title(f"{LOOKS[placement].label}: {axes.get_title()}", fontsize=9)
         figure.suptitle("Test images after the last epoch, mean over seeds")
         save(figure, path)
+
+
+def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> None:
+    """The differences of every seed, their mean and its interval."""
+    dots(axes, np.array(row["differences"]), y, look, alpha=0.3)
+    axes.plot([row["low"], row["high"]], [y, y], color="black", linewidth=2.2)
+    axes.plot(row["effect"], y, "|", color="black", markersize=13, mew=1.8)
+
+
+def _forest_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """A row for each label, the first on top, and a line where there is no difference."""
+    axes.axvline(0, color="#767676", linewidth=1.0)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+
+
+def _arm_looks(runs: pd.DataFrame) -> dict[Arm, Look]:
+    """The networks whose error is drawn; the longer runs, where there are some."""
+    longest = LONGER if LONGER in set(runs["variant"]) else WHOLE
+    looks = {Arm(longest, name): LOOKS[name] for name in PLACEMENTS}
+    looks |= {
+        large: LOOKS["none"]._replace(line=line, label=LABELS[large])
+        for large, line in zip(AS_LARGE.values(), ("--", "-"), strict=True)
+    }
+    looks |= {
+        Arm(NORM_ONLY, place): LOOKS[place]._replace(line=":", label=LABELS[Arm(NORM_ONLY, place)])
+        for place in AS_LARGE
+    }
+    found = set(zip(runs["variant"], runs["placement"], strict=True))
+    return {arm: look for arm, look in looks.items() if arm in found}

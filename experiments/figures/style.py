@@ -102,10 +102,12 @@ def accuracy_scale(axes: Axes, name: str, values: ArrayLike) -> None:
     (axes.set_xlim if name == "x" else axes.set_ylim)(low, high)
 
 
-def dots(axes: Axes, values: np.ndarray, y: float, look: Look) -> None:
+def dots(axes: Axes, values: np.ndarray, y: float, look: Look, *, alpha: float = 0.55) -> None:
     """Every value a mark, spread a little by the golden ratio so that equal ones stay visible."""
     spread = 0.12 * (2 * (np.arange(len(values)) * 0.618034 % 1) - 1)
-    axes.plot(values, y + spread, look.marker, color=look.colour, alpha=0.55, markersize=3.5, mew=0)
+    axes.plot(
+        values, y + spread, look.marker, color=look.colour, alpha=alpha, markersize=3.5, mew=0
+    )
 
 
 def legend_line(

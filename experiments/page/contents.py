@@ -33,7 +33,7 @@ SETTINGS = ("dataset", "momentum", "normalisation", "learning_rate", "batch_size
 CENTRE_TAP = (slice(None), slice(None), 1, 1)
 
 # The tables of a study that are shown open, in this order; all others are folded.
-OPEN_TABLES = ("claims", "joint", "reproduction")
+OPEN_TABLES = ("claims", "rank", "reproduction")
 LONG = 60  # characters of a cell from which its table is a list on a phone
 MAX_TEXT = 2**20  # bytes of a table
 MAX_FIGURE = 2**22  # bytes of a figure

@@ -1,0 +1,84 @@
+"""Differences between runs that share a seed: intervals, tests and their power."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+LEVEL = 0.05
+CLAIMS = 4  # of the report
+HOLM_LEVEL = LEVEL / CLAIMS  # at which Holm's procedure tests the smallest of the four p-values
+POWER = 0.8
+MOST_PAIRS = 10_000
+
+
+def paired(differences: pd.Series) -> dict[str, Any]:
+    """What is known of the mean of differences, one a seed; those that are missing are left out.
+
+    Returns:
+      effect (the mean), low and high (its 95 % interval), low90 and high90 (its 90 % interval), sd
+      (of the differences), p (two-sided paired t-test of no difference), p_sign (sign test, which
+      assumes no distribution and leaves ties out), ahead (share of seeds above 0, a tie counting
+      half), n, differences. NaN where it takes more seeds.
+    """
+    known = differences.dropna()
+    row: dict[str, Any] = dict.fromkeys(
+        ("effect", "low", "high", "low90", "high90", "sd", "p", "p_sign", "ahead"), np.nan
+    )
+    row |= {"n": len(known), "differences": tuple(known)}
+    if len(known) < 2:
+        return row
+    above, below = (known > 1e-9).sum(), (known < -1e-9).sum()
+    row["effect"], row["sd"] = known.mean(), known.std()
+    row["ahead"] = (above + (len(known) - above - below) / 2) / len(known)
+    if np.ptp(known) < 1e-9:  # no spread: no test can be made of it
+        return row
+    test: Any = stats.ttest_1samp(known, 0.0)
+    row["low"], row["high"] = test.confidence_interval(1 - LEVEL)
+    row["low90"], row["high90"] = test.confidence_interval(1 - 2 * LEVEL)
+    row["p"] = test.pvalue
+    row["p_sign"] = stats.binomtest(int(above), int(above + below)).pvalue
+    return row
+
+
+def p_within(row: dict[str, Any], margin: float) -> float:
+    """The p-value of two one-sided tests of a mean outside ± margin (Schuirmann, 1987).
+
+    A small one says that the mean lies inside. `row` is what `paired` returns.
+    """
+    error = row["sd"] / np.sqrt(row["n"])
+    if not error > 0:
+        return np.nan
+    below, above = (row["effect"] + margin) / error, (margin - row["effect"]) / error
+    return float(stats.t.sf(min(below, above), row["n"] - 1))
+
+
+def power(effect: float, sd: float, n: int, *, level: float = HOLM_LEVEL) -> float:
+    """The chance that a two-sided paired t-test finds a difference of this size and spread."""
+    return float(np.asarray(TTestPower().power(abs(effect) / sd, n, level)))
+
+
+def power_within(margin: float, sd: float, n: int, *, level: float = HOLM_LEVEL) -> float:
+    """The chance that `p_within` falls below the level where there is no difference at all.
+
+    The mean must lie closer to 0 than the margin less t · s / sqrt(n). Given the standard deviation
+    s of a sample, that chance is a normal one; it is averaged over the distribution of s.
+    """
+    shares = (np.arange(2000) + 0.5) / 2000
+    s = sd * np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
+    room = margin - stats.t.isf(level, n - 1) * s / np.sqrt(n)
+    inside = 2 * stats.norm.cdf(room * np.sqrt(n) / sd) - 1
+    return float(np.where(room > 0, inside, 0).mean())
+
+
+def pairs_needed(effect: float, sd: float, *, level: float = HOLM_LEVEL) -> int | None:
+    """The pairs with which `power` reaches 80 %; None where 10,000 are not enough.
+
+    The effect should be one that was named before the data: the power at an effect that was found
+    repeats its p-value (Hoenig & Heisey, The American Statistician 55, 2001).
+    """
+    n = np.arange(2, MOST_PAIRS + 1)
+    enough = np.asarray(TTestPower().power(abs(effect) / sd, n, level)) >= POWER
+    return int(n[enough.argmax()]) if enough.any() else None
