@@ -1,5 +1,6 @@
 """The settings of a training run: the report's, and those that could stand behind its curves."""
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import optax
 
 from mnist_jax.data import PIXELS
-from mnist_jax.model import LeNet, NormReLU, Placement, ResidualBlock
+from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, Placement, ResidualBlock
 
 EPOCHS = 10  # as in the report
 
@@ -73,6 +74,7 @@ EVALUATIONS = {
     "recalibrated": "recalibrated_",  # with the means over all training images
 }
 PEAK_LEARNING_RATE = 0.05  # of the schedule one_cycle, which is not the report's
+TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 
 class Cell(NamedTuple):
@@ -121,9 +123,6 @@ def best_rate_cells(rates: Mapping[Placement, float]) -> tuple[Cell, ...]:
     return tuple(
         cell for place, rate in rates.items() for cell in cells((variant_at(rate),), (place,), 30)
     )
-
-
-TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 
 def model_of(setting: Setting, placement: Placement) -> LeNet:
