@@ -8,7 +8,7 @@ import pandas as pd
 from experiments import published
 from experiments.analysis import Answers
 from experiments.settings import CANDIDATES, SETTINGS
-from mnist_jax.model import PLACEMENTS
+from mnist_jax.model import PLACEMENTS, Placement
 
 BLOCKS = ("before_fc1", "after_fc1")
 # Points of every accuracy; a variant that is not named has -6.
@@ -105,7 +105,7 @@ def answers(
     digits: np.ndarray,
     *,
     variant: str = "report",
-    placement: str = "after_fc1",
+    placement: Placement = "after_fc1",
     evaluation: str = "running",
     seeds: int = 12,
     error: float = 0.015,

@@ -159,6 +159,22 @@ def test_a_rank_is_said_as_a_rank(tables):
     assert "p =" not in text
 
 
+def test_answers_stand_in_the_order_of_evaluations_and_placements(results):
+    digits = labels(640)
+    said = [
+        answers(digits, placement=placement, evaluation=evaluation)
+        for placement in ("after_fc1", "before_fc1")
+        for evaluation in ("batch", "running")
+    ]
+    table = analysis.analyse(results.query("seed < 3"), None, said, digits).per_class
+    order = table[["evaluation", "placement"]].drop_duplicates().to_numpy().tolist()
+    assert order == [
+        [evaluation, placement]
+        for evaluation in ("running", "batch")
+        for placement in ("before_fc1", "after_fc1")
+    ]
+
+
 def test_the_summary_holds_every_table(tables):
     summary = analysis.summary(tables)
     assert len(summary["numbers"]) == 160

@@ -6,7 +6,7 @@ import pytest
 from simulated import GAIN, study
 
 from experiments.analysis import block, complete_runs
-from experiments.settings import RATES, REPORT, SETTINGS
+from experiments.settings import RATES, REPORT, SETTINGS, variant_at
 
 BEFORE, AFTER = "before_fc1", "after_fc1"
 # Shortcut worth 0.1, batch norm 0.3, both together 0.2 more than that, against a plain block.
@@ -185,4 +185,4 @@ def test_the_plan_is_not_changed_by_accident():
     for rate in RATES:
         tried = SETTINGS[block.held_out_at(rate)]
         assert tried == REPORT._replace(learning_rate=rate, held_out=10_000)
-        assert SETTINGS[block.variant_at(rate)] == REPORT._replace(learning_rate=rate)
+        assert SETTINGS[variant_at(rate)] == REPORT._replace(learning_rate=rate)

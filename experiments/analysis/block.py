@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.paired import LEVEL, paired
 from experiments.analysis.runs import evaluated, evaluations_of, final
-from experiments.settings import RATES, REPORT, SETTINGS, model_of
+from experiments.settings import RATES, SETTINGS, model_of, variant_at
 from mnist_jax.model import Placement
 
 
@@ -248,12 +248,6 @@ def rates_at_an_end(table: pd.DataFrame) -> list[str]:
         for place, rate in rates_in(table).items()
         if rate in (min(RATES), max(RATES))
     ]
-
-
-def variant_at(rate: float) -> str:
-    """The report's setting with another learning rate."""
-    wanted = REPORT._replace(learning_rate=rate)
-    return next(name for name, setting in SETTINGS.items() if setting == wanted)
 
 
 def held_out_at(rate: float) -> str:

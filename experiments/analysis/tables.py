@@ -13,7 +13,7 @@ from experiments.analysis import block, claims, per_class, reproduction, setting
 from experiments.analysis.per_class import Answers
 from experiments.analysis.reproduction import Rank
 from experiments.analysis.runs import complete_runs, diverged, evaluated, evaluations_of
-from experiments.settings import CANDIDATES, SETTINGS
+from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS
 from mnist_jax.model import PLACEMENTS
 
 # Of each table the columns that are shown, in their order, and how their numbers are printed.
@@ -211,7 +211,7 @@ def analyse(
     cells = settings.cells_of(runs)
     rates = block.chosen_rates(runs)
     ranks = {name: reproduction.rank(evaluated(runs, name)) for name in evaluations_of(runs)}
-    answers = list(answers) if labels is not None else []
+    answers = sorted(answers, key=_place) if labels is not None else []
     labels = np.zeros(0, np.uint8) if labels is None else labels
     return Tables(
         numbers=_numbers(runs),
@@ -256,6 +256,16 @@ def summary(tables: Tables) -> dict[str, Any]:
     }
     ranks = {name: asdict(rank) for name, rank in tables.ranks.items()}
     return {"ranks": ranks, **rows, "notes": list(tables.notes)}
+
+
+def _place(answer: Answers) -> tuple[int, ...]:
+    """Where answers stand in the tables by digit."""
+    places: tuple[str, ...] = PLACEMENTS
+    return (
+        list(EVALUATIONS).index(answer.evaluation),
+        list(SETTINGS).index(answer.variant),
+        places.index(answer.placement),
+    )
 
 
 def _numbers(runs: pd.DataFrame) -> pd.DataFrame:

@@ -73,7 +73,8 @@ def draw(
             for answer in answers
             if (answer.variant, answer.evaluation) == ("report", evaluation)
         }
-        confusions(pooled, folder / "confusion")
+        in_order = {name: pooled[name] for name in PLACEMENTS if name in pooled}
+        confusions(in_order, folder / "confusion")
     if timing:
         epoch_times(timing, folder / "epoch_times")
 
