@@ -10,18 +10,22 @@ result of the anti-aliasing technique used by the normalization algorithm. The i
 in a 28x28 image by computing the center of mass of the pixels, and translating the image so as to
 position this point at the center of the 28x28 field." Measured on all images of MNIST: the longer
 side is 20 pixels, the brightest pixel is 254 or 255, and the centre of mass lies in the pixel that
-has 14 others before it. `to_mnist` does the same, and leaves an image of MNIST as it is.
+has 14 others before it. `to_mnist` does the same, and changes next to nothing in an image of MNIST.
 
-What comes before is ours, because a picture is not a scan of a form: ink and paper are told apart
-in four steps, each a function below, on a grey picture `[H, W]` with values of 0 to 1:
+What comes before is ours, because a picture is not a scan of a form. Five functions in turn take a
+picture `[H, W]` with values of 0 to 1:
 
 1. `_grey`: one channel; a large picture is averaged over whole squares of pixels.
-2. `_background`: a quadratic surface through the pixels at the border, without what deviates there.
-3. `_ink`: the deviation from it in the direction in which most deviates, dark or light.
-4. `_parts`: what is connected and somewhere clearly ink, without specks.
+2. `_dark_ink`: the negative, if the ink is light.
+3. `_ink`: the part of the light on the paper that is missing; gradients and shadows are no ink.
+4. `_digit`: the connected parts that are ink, without specks and without the edge of the table.
+5. `_place`: scaled and shifted. NIST's scans were black and white before they were averaged, so the
+   edges of a picture that is larger than MNIST's are steepened first. A pen that was thin for the
+   size of its digit would leave less than a pixel of grey where NIST's writers left two or three of
+   white, so thin strokes are widened.
 
-Last, `_place` scales and shifts it. NIST's scans were black and white before they were averaged, so
-the edges of a picture that is larger than MNIST's are steepened first.
+The paper must fill most of the picture's border. For pages and other programs that do the same:
+everything is computed in double precision, and no step but `_grey` depends on more than its input.
 """
 
 from typing import Any
@@ -33,23 +37,22 @@ SIZE = 28  # of an image, pixels a side
 LENGTH = 20  # of a digit's longer side in it
 
 WORKING_SIZE = 1024  # longest side in pixels on which a digit is looked for
-COARSE_SIZE = 64  # and on which the background is fitted
-FRAME = 0.1  # part of each side that counts as border
-ROUNDS = 5  # of fitting the border and leaving out what deviates
-DEVIATES = 2.5  # standard deviations from which a pixel does not count as background
-LEAST_DEVIATION = 1 / 255  # below this nothing deviates
-RIDGE = 1e-6  # keeps the fit solvable where few pixels are left
+COARSE_SIZE = 64  # and on which the light on the paper is found
+WIDEST = 0.35  # of the picture's longer side: what is wider than that both ways is no stroke
+BORDER = 0.25  # how much ink at the border counts against rough paper
+ROUNDS = 3  # of finding the light on the paper
+LEAST_LIGHT = 1 / 255  # on the paper, and by which it is uneven
 RARE = 1 / 5000  # part of the pixels that may be darker than full ink: outliers, not ink
-LEAST_CONTRAST = 0.1  # of full ink, as a part of the largest that the background allows
+LEAST_CONTRAST = 0.1  # of full ink, as a part of the paper's light
 LEAST_SIGNAL = 6  # standard deviations of the noise that full ink must be
 STRONG = 0.5  # part of full ink from which a pixel is ink for certain
-FAINT = 0.02  # part of full ink from which a pixel beside ink is ink
-NOISE = 3  # standard deviations of the noise from which it may be
+REACH = 2  # pixels around it whose ink belongs to it, faint as it may be
 SPECK = 0.02  # part of the largest connected part below which another one is dirt
+TOUCHES = 0.15  # part of the picture's border from which what lies along it is no digit's
+THINNEST = 1.2  # of MNIST's pixels: thinner strokes are widened to that
 STEEPEST = 4  # factor by which the edges of a large picture's ink are steepened at most
 
-# Standard deviations of normally distributed noise that half and a quarter of it do not exceed.
-HALF_NOISE, QUARTER_NOISE = 0.6745, 0.3186
+TENTH_OF_NOISE = 0.1257  # standard deviations of normal noise that a tenth of it does not exceed
 NUDGE = 1e-6  # so that a sum's last digit cannot decide in which pixel the centre of mass lies
 
 
@@ -68,9 +71,7 @@ def to_mnist(image: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: there is no ink in the picture, or the array is no picture.
     """
-    grey = _grey(image)
-    ink, noise = _ink(grey, _background(grey))
-    return _place(_parts(ink, noise))[..., None]
+    return _place(_digit(_ink(_dark_ink(_grey(image)))))[..., None]
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -83,105 +84,122 @@ def _grey(image: np.ndarray) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
         raise ValueError(f"a picture is [H, W], [H, W, 1] or [H, W, 3], not {list(image.shape)}")
+    for axis in (0, 1):
+        image = _own_lines(image, axis)
     largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
     x = _reduce(image, WORKING_SIZE) / largest
-    if not np.isfinite(x).all():
-        raise ValueError("the picture has values that are not finite")
-    return x[..., x.std((0, 1)).argmax()]
+    if not ((x >= 0) & (x <= 1)).all():
+        raise ValueError("the picture has values below 0, above 1 or not finite")
+    return x[..., x.std((0, 1)).argmax()] if x.shape[2] > 1 else x[..., 0]
 
 
-def _reduce(x: np.ndarray, longest: int) -> np.ndarray:
-    """Means over squares, so large that the longer side is at most `longest` long.
+def _own_lines(image: np.ndarray, axis: int) -> np.ndarray:
+    """The picture `[H, W, C]`, of lines that stand in it `n` times each, only one.
 
-    Rows and columns at the end that fill no square are left out.
+    A picture that was enlarged without smoothing so comes back to its own pixels.
     """
-    side = -(-max(x.shape[:2]) // longest)
-    height, width = (max(1, length // side) for length in x.shape[:2])
-    if side == 1:
-        return x.astype(float)
-    x = x[: height * side, : width * side]
-    squares = x.reshape(height, x.shape[0] // height, width, x.shape[1] // width, *x.shape[2:])
-    return squares.mean((1, 3), dtype=float)
+    x = np.moveaxis(image, axis, 0)
+    starts = np.flatnonzero((x[1:] != x[:-1]).any((1, 2))) + 1
+    times = int(np.gcd.reduce(np.diff(starts))) if starts.size > 1 else 1
+    return np.moveaxis(x[starts[0] % times :: times] if times > 1 else x, 0, axis)
 
 
-def _background(grey: np.ndarray) -> np.ndarray:
-    """What the picture `[H, W]` would be without ink, `[H, W]`: b0 + b1 v + ... + b5 u v."""
+def _dark_ink(grey: np.ndarray) -> np.ndarray:
+    """The picture `[H, W]`, or its negative if its ink is light."""
     coarse = _reduce(grey, COARSE_SIZE)
-    height, width = coarse.shape
-    side = -(-max(grey.shape) // COARSE_SIZE)
-    u, v = (
-        (2 * side * (np.arange(n) + 0.5) / size - 1)  # -1 to 1 over the picture
-        for n, size in zip(coarse.shape, grey.shape, strict=True)
-    )
-    terms = _terms(u[:, None], v[None, :]).reshape(6, -1)  # [6, P]
-    x = coarse.reshape(-1)  # [P]
-
-    rows, columns = int(np.ceil(FRAME * height)), int(np.ceil(FRAME * width))
-    frame = np.ones((height, width), bool)
-    frame[rows : height - rows, columns : width - columns] = False
-    frame = frame.reshape(-1)
-
-    b = np.zeros(6)
-    b[0] = np.median(x[frame])
-    for number in range(ROUNDS + 1):
-        deviation = np.abs(x - b @ terms)
-        tolerance = DEVIATES / HALF_NOISE * np.median(deviation[frame])
-        fits = deviation <= max(tolerance, LEAST_DEVIATION)
-        if number < ROUNDS:  # the last time the inside of the picture counts, too
-            fits &= frame
-        a = terms[:, fits]
-        ridge = RIDGE * a.shape[1] * np.eye(6)
-        b = b + np.linalg.solve(a @ a.T + ridge, a @ (x[fits] - b @ a))
-    u, v = (2 * (np.arange(size) + 0.5) / size - 1 for size in grey.shape)
-    return np.tensordot(b, _terms(u[:, None], v[None, :]), 1)
+    return grey if _strangeness(coarse) <= _strangeness(1 - coarse) else 1 - grey
 
 
-def _terms(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The terms of a quadratic surface, `[6, H, W]`, at `u` `[H, 1]` and `v` `[1, W]`."""
-    one = np.ones((u.shape[0], v.shape[1]))
-    return np.stack([one, u * one, v * one, u * u * one, v * v * one, u * v])
+def _strangeness(x: np.ndarray) -> float:
+    """How rough the paper in a picture `[h, w]` would be, and how inked its border, were ink dark.
 
-
-def _ink(grey: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, float]:
-    """How much ink each pixel has, `[H, W]`, 1 at most, and the noise of that.
-
-    Ink takes a part of the light away, so it is measured as a part of what can be taken away; then
-    uneven light on the paper does not matter.
+    On a page with a small digit the paper tells: without what is narrow and dark, dark ink leaves
+    nothing behind, and light ink a spot. In a picture that the digit fills the border tells.
     """
-    deviation = grey - background
-    light = np.sum(deviation * np.abs(deviation)) > 0
-    room = np.maximum(1 - background if light else background, LEAST_DEVIATION)
-    ink = (deviation if light else -deviation) / room
-    noise = np.quantile(np.abs(ink), 0.25) / QUARTER_NOISE
+    paper = _without_strokes(x)
+    ink = (paper - x) ** 2
+    border = ink[0].sum() + ink[-1].sum() + ink[1:-1, 0].sum() + ink[1:-1, -1].sum()
+    rough = (np.diff(paper, axis=0) ** 2).sum() + (np.diff(paper, axis=1) ** 2).sum()
+    return rough + BORDER * border
+
+
+def _without_strokes(x: np.ndarray) -> np.ndarray:
+    """A picture `[h, w]` without what is dark and, one way at least, narrow.
+
+    This is morphology's closing with a square, for which nothing lies outside the picture.
+    """
+    window = 2 * int(WIDEST * max(x.shape) / 2) + 1
+    x = ndimage.maximum_filter(x, window, mode="constant", cval=-np.inf)
+    return ndimage.minimum_filter(x, window, mode="constant", cval=np.inf)
+
+
+def _ink(grey: np.ndarray) -> np.ndarray:
+    """How much ink each pixel of a picture `[H, W]` with dark ink has, `[H, W]`, full ink being 1.
+
+    Raises:
+      ValueError: there is no ink.
+    """
+    coarse = np.maximum(_reduce(grey, COARSE_SIZE), LEAST_LIGHT)  # [h, w]
+    light = _without_strokes(coarse)
+    if np.ptp(light) > LEAST_LIGHT:
+        # At the dark side of a gradient a closing is too light by what the gradient changes over
+        # half its window. Without most of the gradient it is not, and so on.
+        for _ in range(ROUNDS):
+            gradient = _quadratic(light)
+            light = gradient * _without_strokes(coarse / gradient)
+    ink = 1 - grey / _enlarge(light, grey.shape)
+
     values = ink.reshape(-1)
-    rank = values.size - 1 - int(RARE * values.size)
-    full = np.partition(values, rank)[rank]
+    tenth, last = values.size // 10, values.size - 1 - int(RARE * values.size)
+    noise = np.partition(np.abs(values), tenth)[tenth] / TENTH_OF_NOISE
+    full = np.partition(values, last)[last]
     if full < max(LEAST_CONTRAST, LEAST_SIGNAL * noise):
         raise ValueError("there is no ink in the picture")
-    return np.clip(ink / full, 0, 1), noise / full
+    return np.clip(ink / full, 0, 1)
 
 
-def _parts(ink: np.ndarray, noise: float) -> np.ndarray:
+def _quadratic(x: np.ndarray) -> np.ndarray:
+    """The quadratic surface nearest to the lighter part of `x` `[h, w]`, within its values."""
+    v, u = (2 * (np.arange(n) + 0.5) / n - 1 for n in x.shape)  # -1 to 1
+    v, u = np.repeat(v, u.size), np.tile(u, v.size)
+    terms = np.stack([np.ones_like(u), u, v, u * u, v * v, u * v], 1)  # [h w, 6]
+    values = x.reshape(-1)
+    lighter = values > STRONG * np.median(values)  # not a dark table beside the paper
+    b = np.linalg.lstsq(terms[lighter], values[lighter])[0]
+    return np.clip(terms @ b, values.min(), values.max()).reshape(x.shape)
+
+
+def _digit(ink: np.ndarray) -> np.ndarray:
     """The ink `[H, W]` without what is not part of a digit."""
-    strong = ink >= STRONG
-    found: Any = ndimage.label(ink >= min(max(FAINT, NOISE * noise), STRONG), np.ones((3, 3)))
+    found: Any = ndimage.label(ink >= STRONG, np.ones((3, 3)))
     labels, count = found  # [H, W], from 1; 0 is no ink
-    sizes = np.bincount(labels[strong], minlength=count + 1)  # pixels of ink for certain
-    keep = sizes >= max(1, SPECK * sizes.max())
-    keep[0] = False
-    return np.where(keep[labels], ink, 0)
+    sizes = np.bincount(labels.reshape(-1), minlength=count + 1)
+    sizes[0] = 0
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    inside = np.bincount(border, minlength=count + 1) < TOUCHES * border.size
+    if (sizes * inside).max() > RARE * ink.size:
+        sizes *= inside
+    kept = (sizes >= max(1, SPECK * sizes.max()))[labels]
+    return np.where(ndimage.maximum_filter(kept, 2 * REACH + 1), ink, 0)
 
 
 def _place(ink: np.ndarray) -> np.ndarray:
     """The ink `[H, W]` scaled and shifted as in MNIST, `[28, 28]` uint8."""
     half = np.median(ink[ink >= STRONG]) / 2  # of the ink of a stroke
     inside = ink >= half
-    spans = [np.flatnonzero(inside.any(axis))[[0, -1]] + (0, 1) for axis in (1, 0)]
+    scale = max(end - start for start, end in _spans(inside)) / LENGTH
+    outline = inside.sum() - ndimage.binary_erosion(inside).sum()  # pixels
+    missing = THINNEST * scale - 2 * inside.sum() / outline  # a stroke has two sides
+    reach = int(np.floor(missing / 2 + 0.5))
+    if reach > 0:
+        ink = ndimage.maximum_filter(np.pad(ink, reach), 2 * reach + 1)
+
+    spans = _spans(ink >= half)
     scale = (
         max(end - start for start, end in spans) / LENGTH
     )  # pixels of the picture in one of ours
     steep = min(max(1, scale), STEEPEST)
-    ink = np.clip(steep * ink - (steep - 1) * half, 0, 1) * (ink > 0)
+    ink = np.clip(steep * ink - (steep - 1) * half, 0, 1)
     weights = []
     for axis, (start, end) in enumerate(spans):
         mass = ink.sum(1 - axis)
@@ -192,6 +210,12 @@ def _place(ink: np.ndarray) -> np.ndarray:
         weights.append(_weights(mass.size, start - first * scale, scale))
     image = weights[0] @ ink @ weights[1].T
     return np.floor(255 * image / image.max() + 0.5).astype(np.uint8)
+
+
+def _spans(inside: np.ndarray) -> list[tuple[int, int]]:
+    """Of `[H, W]` bool the first row inside and the one after the last; the same of the columns."""
+    lines = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    return [(int(line[0]), int(line[-1]) + 1) for line in lines]
 
 
 def _weights(size: int, origin: float, scale: float) -> np.ndarray:
@@ -206,3 +230,35 @@ def _weights(size: int, origin: float, scale: float) -> np.ndarray:
     pixels = np.arange(size)[None, :]
     covered = np.minimum(centres + width / 2, pixels + 1) - np.maximum(centres - width / 2, pixels)
     return np.clip(covered, 0, None) / width
+
+
+def _reduce(x: np.ndarray, longest: int) -> np.ndarray:
+    """Means over squares, so large that the longer side is at most `longest` long.
+
+    Rows and columns at the end that fill no square are left out.
+    """
+    side = _side(x.shape, longest)
+    if side == 1:
+        return x.astype(float)
+    height, width = (max(1, length // side) for length in x.shape[:2])
+    x = x[: height * side, : width * side]
+    squares = x.reshape(height, x.shape[0] // height, width, x.shape[1] // width, *x.shape[2:])
+    return squares.mean((1, 3), dtype=float)
+
+
+def _enlarge(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What `_reduce` made of a picture of `shape` to `COARSE_SIZE`, as large as that again."""
+    side = _side(shape, COARSE_SIZE)
+    if side == 1:
+        return x
+    for axis, length in enumerate(shape):
+        at = np.clip((np.arange(length) + 0.5) / side - 0.5, 0, x.shape[axis] - 1)
+        before = np.minimum(at.astype(int), max(x.shape[axis] - 2, 0))
+        after = np.minimum(before + 1, x.shape[axis] - 1)
+        part = np.expand_dims(at - before, 1 - axis)
+        x = x.take(before, axis) * (1 - part) + x.take(after, axis) * part
+    return x
+
+
+def _side(shape: tuple[int, ...], longest: int) -> int:
+    return -(-max(shape[:2]) // longest)

@@ -291,7 +291,7 @@ def test_the_preprocessing_has_the_constants_of_digits_py():
     code = (FOLDER / "digits.js").read_text()
     constants = dict(re.findall(r"^const ([A-Z]+) = ([\d.e-]+);", code, re.MULTILINE))
     assert constants.keys() == {
-        "SIZE", "LENGTH", "STRONG", "FAINT", "SPECK", "STEEPEST", "NUDGE",
+        "SIZE", "LENGTH", "STRONG", "REACH", "SPECK", "THINNEST", "STEEPEST", "NUDGE",
     }  # fmt: skip
     for name, value in constants.items():
         assert float(value) == getattr(digits, name)

@@ -1,14 +1,15 @@
 // A drawing as MNIST would have stored it: mnist_jax/digits.py for ink on blank paper.
 //
-// A drawing has no colours, no uneven light and no noise, so the first steps of digits.py would
-// change nothing here, and a stroke's ink is full ink. The constants have the same names and values
-// there, and a test compares the images that come out.
+// A drawing has no colours, no uneven light, no noise and no table around it, so the first steps of
+// digits.py would change nothing here, and a stroke's ink is full ink. The constants have the same
+// names and values there, and a test compares the images that come out.
 
 const SIZE = 28; // of an image, pixels a side
 const LENGTH = 20; // of a digit's longer side in it
 const STRONG = 0.5; // part of full ink from which a pixel is ink for certain
-const FAINT = 0.02; // part of full ink from which a pixel beside ink is ink
+const REACH = 2; // pixels around it whose ink belongs to it, faint as it may be
 const SPECK = 0.02; // part of the largest connected part below which another one is dirt
+const THINNEST = 1.2; // of the image's pixels: thinner strokes are widened to that
 const STEEPEST = 4; // factor by which the edges of a large drawing's ink are steepened at most
 const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre of mass lies
 
@@ -17,10 +18,11 @@ const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre
  *  ink: [side, side], 0 to 255.
  *  Returns 784 grey levels, or null where there is no ink. */
 export function toMnist(ink, side) {
-  const kept = withoutSpecks(ink, side); // [side, side], 0 to 1
+  let kept = withoutSpecks(ink, side); // [side, side], 0 to 1
+  if (!kept.some((grey) => grey >= STRONG)) return null;
+  [kept, side] = widened(kept, side);
   const spans = spansOf(kept, side);
-  if (!spans) return null;
-  const scale = Math.max(...spans.map(([start, end]) => end - start)) / LENGTH;
+  const scale = lengthScale(spans);
   const steep = Math.min(Math.max(1, scale), STEEPEST);
   const rowMass = new Float64Array(side);
   const columnMass = new Float64Array(side);
@@ -59,39 +61,79 @@ function spansOf(ink, side) {
   for (let at = 0; at < ink.length; at++) {
     if (ink[at] >= STRONG) rows[Math.floor(at / side)] = columns[at % side] = 1;
   }
-  if (!rows.includes(1)) return null;
   return [rows, columns].map((strong) => [strong.indexOf(1), strong.lastIndexOf(1) + 1]);
 }
 
-/** The ink, 0 to 1, less what is connected to too little that is ink for certain: [side, side]. */
+/** How many of the drawing's pixels are one of the image's. */
+function lengthScale(spans) {
+  return Math.max(...spans.map(([start, end]) => end - start)) / LENGTH;
+}
+
+/** The ink with strokes that are at least THINNEST of the image's pixels wide, and the side of the
+ *  square that it takes up then. */
+function widened(ink, side) {
+  const isInk = (row, column) =>
+    row >= 0 && row < side && column >= 0 && column < side && ink[row * side + column] >= STRONG;
+  let area = 0;
+  let outline = 0; // pixels with a neighbour that is no ink; a stroke has two sides
+  for (let at = 0; at < ink.length; at++) {
+    if (ink[at] < STRONG) continue;
+    const [row, column] = [Math.floor(at / side), at % side];
+    area++;
+    if (
+      !isInk(row - 1, column) || !isInk(row + 1, column) ||
+      !isInk(row, column - 1) || !isInk(row, column + 1)
+    ) outline++;
+  }
+  const missing = THINNEST * lengthScale(spansOf(ink, side)) - (2 * area) / outline;
+  const reach = Math.floor(missing / 2 + 0.5);
+  if (reach <= 0) return [ink, side];
+  const wider = side + 2 * reach;
+  const result = new Float64Array(wider * wider);
+  for (let at = 0; at < ink.length; at++) {
+    if (ink[at] === 0) continue;
+    const moved = (Math.floor(at / side) + reach) * wider + (at % side) + reach;
+    around(moved, reach, wider, (near) => (result[near] = Math.max(result[near], ink[at])));
+  }
+  return [result, wider];
+}
+
+/** The ink, 0 to 1, of all connected parts but specks: [side, side]. */
 function withoutSpecks(ink, side) {
   const part = new Int32Array(ink.length); // the number of its connected part, or 0
-  const sizes = [0]; // strong pixels of each part
+  const sizes = [0]; // pixels of each part
   for (let start = 0; start < ink.length; start++) {
-    if (part[start] || ink[start] < 255 * FAINT) continue;
+    if (part[start] || ink[start] < 255 * STRONG) continue;
     const number = sizes.push(0) - 1;
     const waiting = [start];
     part[start] = number;
     while (waiting.length) {
       const at = waiting.pop();
-      if (ink[at] >= 255 * STRONG) sizes[number]++;
-      const [row, column] = [Math.floor(at / side), at % side];
-      for (let y = Math.max(row - 1, 0); y <= Math.min(row + 1, side - 1); y++) {
-        for (let x = Math.max(column - 1, 0); x <= Math.min(column + 1, side - 1); x++) {
-          const next = y * side + x;
-          if (part[next] || ink[next] < 255 * FAINT) continue;
-          part[next] = number;
-          waiting.push(next);
-        }
-      }
+      sizes[number]++;
+      around(at, 1, side, (next) => {
+        if (part[next] || ink[next] < 255 * STRONG) return;
+        part[next] = number;
+        waiting.push(next);
+      });
     }
   }
   const least = Math.max(1, SPECK * Math.max(...sizes));
   const kept = new Float64Array(ink.length);
   for (let at = 0; at < ink.length; at++) {
-    if (sizes[part[at]] >= least) kept[at] = ink[at] / 255;
+    if (sizes[part[at]] < least) continue;
+    around(at, REACH, side, (near) => (kept[near] = ink[near] / 255));
   }
   return kept;
+}
+
+/** Visits the pixels of a square around one, itself among them. */
+function around(at, reach, side, visit) {
+  const [row, column] = [Math.floor(at / side), at % side];
+  for (let y = Math.max(row - reach, 0); y <= Math.min(row + reach, side - 1); y++) {
+    for (let x = Math.max(column - reach, 0); x <= Math.min(column + reach, side - 1); x++) {
+      visit(y * side + x);
+    }
+  }
 }
 
 /** Which of the drawing's rows, or columns, make up each of the image's 28, and with what part.
