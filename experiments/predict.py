@@ -16,7 +16,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from experiments.run_directory import open_run
 from mnist_jax import compilation, digits, train
 
 BATCHES = (32, 512)  # images that are computed at once: a program is compiled for each size
+SHOWN = 40  # pictures that --show draws at most; a taller figure could not be looked at
+THUMBNAIL = 400  # pixels of a drawn picture's longer side at most
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Config:
     as_is: bool = False
     """Take pictures of 28x28 pixels as they are, light ink on black, without preparing them."""
     json: OptionalPath = None
-    """File for the answers as JSON, with all ten probabilities."""
+    """File for the answers as JSON, with all ten probabilities, and for what could not be read."""
     csv: OptionalPath = None
     """File for the answers as comma-separated values, with all ten probabilities."""
     show: OptionalPath = None
-    """PNG file that shows each picture, what the network saw, and ten bars."""
+    """PNG file that shows the first 40 pictures, what the network saw, and ten bars of each."""
     compile_cache: OptionalPath = None
     """Directory for compiled programs; else mnist_jax in the user's cache directory."""
     no_compile_cache: bool = False
@@ -60,7 +62,7 @@ class Seen(NamedTuple):
     """A picture that could be read."""
 
     file: Path
-    picture: np.ndarray | None  # as given, [H, W] or [H, W, 3]; only where it is to be shown
+    picture: np.ndarray | None  # as given, [H, W] or [H, W, 3], small; only where it is shown
     image: np.ndarray  # [28, 28, 1] uint8, as the network sees it
 
 
@@ -87,29 +89,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         opened = open_run(config.run.expanduser())
         program = compilation.jit(partial(train.predict, model=opened.model))
         found = images.find([path.expanduser() for path in config.pictures])
-        seen, answers, refused = [], [], 0
+        shown: list[Seen] = []
+        answers: list[Answer] = []
+        refused: dict[Path, str] = {}
         for chunk in _chunks(found, max(BATCHES)):
             readable = []
             for file in chunk:
                 try:
-                    readable.append(_read(file, config.as_is, keep=config.show is not None))
+                    keep = config.show is not None and len(shown) + len(readable) < SHOWN
+                    readable.append(_read(file, config.as_is, keep=keep))
                 except images.ImageError as error:
-                    refused += 1
-                    terminal.complain(f"{file}: {error}")
+                    refused[file] = str(error)
+                    terminal.complain(f"{_on_one_line(file)}: {error}")
+            shown += [one for one in readable if one.picture is not None]
             of_chunk = predict(program, opened.variables, readable)
             for answer in of_chunk:
                 console.print(_line(answer))
             answers += of_chunk
-            seen += readable if config.show else []
         if config.json:
-            files.write_whole(config.json, _as_json(answers))
+            files.write_whole(config.json, _as_json(answers, refused))
         if config.csv:
             files.write_whole(config.csv, _as_csv(answers))
-        if config.show and answers:
+        if config.show and shown:
             from experiments.figures import prediction  # matplotlib, only where it is needed
 
-            shown = [(one.picture, one.image[..., 0]) for one in seen]
-            prediction.answers(shown, answers, config.show)
+            pairs = [(one.picture, one.image[..., 0]) for one in shown]
+            prediction.answers(pairs, answers[: len(pairs)], config.show)
         if not answers and not refused:
             raise UsageError("there is no picture in what was named")
         return options.FAILED if refused else options.OK
@@ -125,6 +130,8 @@ def check(config: Config) -> None:
     """
     if not config.pictures:
         raise UsageError("name at least one picture or directory of pictures")
+    if config.show and config.show.suffix.lower() != ".png":
+        options.refuse("show", "a file that ends with .png", config.show)
     options.refuse_unless_writable(config, "json", "csv", "show")
 
 
@@ -170,7 +177,8 @@ def _read(file: Path, as_is: bool, *, keep: bool) -> Seen:
         image = _unprepared(picture) if as_is else digits.to_mnist(picture)
     except ValueError as error:
         raise images.ImageError(str(error)) from error
-    return Seen(file, picture if keep else None, image)
+    step = -(-max(picture.shape) // THUMBNAIL)
+    return Seen(file, picture[::step, ::step].copy() if keep else None, image)
 
 
 def _unprepared(picture: np.ndarray) -> np.ndarray:
@@ -196,16 +204,23 @@ def _chunks(found: Iterator[Path], size: int) -> Iterator[list[Path]]:
         yield chunk
 
 
+def _on_one_line(file: Path) -> str:
+    """The name of a file, in which a line break or a terminal's command does nothing."""
+    name = str(file)
+    return name if name.isprintable() else repr(name)
+
+
 def _line(answer: Answer) -> str:
     return (
-        f"{answer.file}: {answer.digit} ({answer.probability:.1%}), "
+        f"{_on_one_line(answer.file)}: {answer.digit} ({answer.probability:.1%}), "
         f"then {answer.runner_up} ({answer.runner_up_probability:.1%})"
     )
 
 
-def _as_json(answers: Sequence[Answer]) -> bytes:
-    rows = [{**answer._asdict(), "file": str(answer.file)} for answer in answers]
-    return (json.dumps(rows, indent=1) + "\n").encode()
+def _as_json(answers: Sequence[Answer], refused: Mapping[Path, str]) -> bytes:
+    rows = [answer._asdict() | {"file": str(answer.file)} for answer in answers]
+    wrong = [{"file": str(file), "error": error} for file, error in refused.items()]
+    return (json.dumps([*rows, *wrong], indent=1) + "\n").encode()
 
 
 def _as_csv(answers: Sequence[Answer]) -> bytes:
@@ -213,7 +228,7 @@ def _as_csv(answers: Sequence[Answer]) -> bytes:
     writer = csv.writer(text)
     writer.writerow([*Answer._fields[:-1], *(f"probability_{digit}" for digit in range(10))])
     writer.writerows([*answer[:-1], *answer.probabilities] for answer in answers)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="surrogateescape")  # a name's bytes as they are
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 
 from experiments.figures.style import LOOKS, WIDTH, save, styled
 
-SHOWN = 40  # pictures at most; a taller figure could not be looked at
-
 
 class Answer(Protocol):
     """What is drawn of an answer."""
@@ -29,26 +27,23 @@ def answers(
     """A row for each picture: as it was given, as the network saw it, and ten bars.
 
     Args:
-      shown: picture `[H, W]` or `[H, W, 3]` and image `[28, 28]` uint8, one pair an answer; beyond
-        `SHOWN` the rest is not drawn.
+      shown: picture `[H, W]` or `[H, W, 3]` and image `[28, 28]` uint8, one pair an answer.
       answers: what the network says of each.
       path: the file, see the package.
     """
-    rows = min(len(answers), SHOWN)
+    rows = len(answers)
     colour = LOOKS["before_fc1"].colour
     with styled():
         figure = Figure(figsize=(WIDTH, 0.3 + 1.5 * rows), layout="constrained")
         grid = figure.subplots(rows, 3, squeeze=False, width_ratios=(1, 1, 2.6))
-        for (given, seen, bars), (picture, image), answer in zip(
-            grid, shown, answers, strict=False
-        ):
+        for (given, seen, bars), (picture, image), answer in zip(grid, shown, answers, strict=True):
             for axes, pixels in ((given, picture), (seen, image)):
                 axes.set(xticks=[], yticks=[])
                 axes.grid(visible=False)
                 axes.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.6)
                 if pixels is not None:
-                    axes.imshow(pixels, cmap="gray")
-            given.set_title(answer.file.name, fontsize=8)
+                    axes.imshow(pixels, cmap="gray", vmin=0, vmax=np.iinfo(pixels.dtype).max)
+            given.set_title(_title(answer.file), fontsize=8, parse_math=False)  # a $ is a $
             percent = 100 * np.asarray(answer.probabilities)  # [10]
             bars.bar(range(10), percent, color=colour)
             bars.set(xticks=range(10), ylim=(0, 109), yticks=(0, 50, 100))
@@ -64,3 +59,10 @@ def answers(
         grid[0][1].set_title("as the network saw it", fontsize=8)
         grid[0][2].set_title("probability of each digit, %", fontsize=8)
         save(figure, path)
+
+
+def _title(file: Path) -> str:
+    """The end of a file's name, in the letters that matplotlib's own font has."""
+    latin = file.name.encode("latin-1", "replace").decode("latin-1")
+    name = "".join(letter if letter.isprintable() else "?" for letter in latin)
+    return name if len(name) <= 28 else "..." + name[-25:]
