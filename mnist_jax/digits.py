@@ -43,7 +43,7 @@ BORDER = 0.25  # how much ink at the border counts against rough paper
 ROUNDS = 3  # of finding the light on the paper
 LEAST_LIGHT = 1 / 255  # on the paper, and by which it is uneven
 RARE = 1 / 5000  # part of the pixels that may be darker than full ink: outliers, not ink
-LEAST_CONTRAST = 0.1  # of full ink, as a part of the paper's light
+LEAST_CONTRAST = 0.05  # of full ink, as a part of white
 LEAST_SIGNAL = 6  # standard deviations of the noise that full ink must be
 STRONG = 0.5  # part of full ink from which a pixel is ink for certain
 REACH = 2  # pixels around it whose ink belongs to it, faint as it may be
@@ -84,8 +84,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
         raise ValueError(f"a picture is [H, W], [H, W, 1] or [H, W, 3], not {list(image.shape)}")
-    for axis in (0, 1):
-        image = _own_lines(image, axis)
+    image = _without_squares(image)
     largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
     x = _reduce(image, WORKING_SIZE) / largest
     if not ((x >= 0) & (x <= 1)).all():
@@ -93,15 +92,16 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return x[..., x.std((0, 1)).argmax()] if x.shape[2] > 1 else x[..., 0]
 
 
-def _own_lines(image: np.ndarray, axis: int) -> np.ndarray:
-    """The picture `[H, W, C]`, of lines that stand in it `n` times each, only one.
-
-    A picture that was enlarged without smoothing so comes back to its own pixels.
-    """
-    x = np.moveaxis(image, axis, 0)
-    starts = np.flatnonzero((x[1:] != x[:-1]).any((1, 2))) + 1
-    times = int(np.gcd.reduce(np.diff(starts))) if starts.size > 1 else 1
-    return np.moveaxis(x[starts[0] % times :: times] if times > 1 else x, 0, axis)
+def _without_squares(image: np.ndarray) -> np.ndarray:
+    """A picture `[H, W, C]` that was enlarged without smoothing, in its own pixels again."""
+    rows = np.flatnonzero((image[1:] != image[:-1]).any((1, 2))) + 1
+    columns = np.flatnonzero((image[:, 1:] != image[:, :-1]).any((0, 2))) + 1
+    if not rows.size or not columns.size:
+        return image
+    side = np.gcd.reduce(np.concatenate([np.diff(rows), np.diff(columns)]))
+    if side < 2 or max(image.shape) < side * SIZE:
+        return image
+    return image[rows[0] % side :: side, columns[0] % side :: side]
 
 
 def _dark_ink(grey: np.ndarray) -> np.ndarray:
@@ -147,26 +147,33 @@ def _ink(grey: np.ndarray) -> np.ndarray:
         for _ in range(ROUNDS):
             gradient = _quadratic(light)
             light = gradient * _without_strokes(coarse / gradient)
-    ink = 1 - grey / _enlarge(light, grey.shape)
+    light = _enlarge(light, grey.shape)
+    missing = light - grey
 
-    values = ink.reshape(-1)
-    tenth, last = values.size // 10, values.size - 1 - int(RARE * values.size)
-    noise = np.partition(np.abs(values), tenth)[tenth] / TENTH_OF_NOISE
-    full = np.partition(values, last)[last]
-    if full < max(LEAST_CONTRAST, LEAST_SIGNAL * noise):
+    # Noise is the same everywhere, but a part of the light that differs from place to place.
+    size = missing.size
+    noise = np.partition(np.abs(missing).reshape(-1), size // 10)[size // 10] / TENTH_OF_NOISE
+    if _all_but_rare(missing) < max(LEAST_CONTRAST, LEAST_SIGNAL * noise):
         raise ValueError("there is no ink in the picture")
-    return np.clip(ink / full, 0, 1)
+    ink = missing / light
+    return np.clip(ink / _all_but_rare(ink), 0, 1)
+
+
+def _all_but_rare(x: np.ndarray) -> float:
+    """The value that no more than the part `RARE` of all values exceeds."""
+    last = x.size - 1 - int(RARE * x.size)
+    return np.partition(x.reshape(-1), last)[last]
 
 
 def _quadratic(x: np.ndarray) -> np.ndarray:
-    """The quadratic surface nearest to the lighter part of `x` `[h, w]`, within its values."""
+    """The quadratic surface nearest to the lighter part of a picture `[h, w]`."""
     v, u = (2 * (np.arange(n) + 0.5) / n - 1 for n in x.shape)  # -1 to 1
     v, u = np.repeat(v, u.size), np.tile(u, v.size)
     terms = np.stack([np.ones_like(u), u, v, u * u, v * v, u * v], 1)  # [h w, 6]
     values = x.reshape(-1)
     lighter = values > STRONG * np.median(values)  # not a dark table beside the paper
     b = np.linalg.lstsq(terms[lighter], values[lighter])[0]
-    return np.clip(terms @ b, values.min(), values.max()).reshape(x.shape)
+    return np.clip(terms @ b, LEAST_LIGHT, 1).reshape(x.shape)
 
 
 def _digit(ink: np.ndarray) -> np.ndarray:

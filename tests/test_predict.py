@@ -75,6 +75,22 @@ class TestDecoding:
         assert decoded.dtype == np.uint16
         np.testing.assert_array_equal(decoded, seven().astype(np.uint16) * 257)
 
+    @pytest.mark.parametrize("mode", ["1", "RGB", "CMYK", "YCbCr", "LAB"])
+    def test_all_kinds_of_colours(self, mode, tmp_path):
+        black = np.where(seven() < 128, 0, 255).astype(np.uint8)
+        drawn = Image.fromarray(black).convert("RGB" if mode == "LAB" else mode)
+        if mode == "LAB":
+            drawn = Image.merge(
+                "LAB", [Image.fromarray(black), *[Image.new("L", (50, 60), 128)] * 2]
+            )
+        decoded = images.decode(saved(tmp_path, "a.tiff", drawn))
+        grey = decoded if decoded.ndim == 2 else decoded.mean(-1)
+        assert np.abs(grey - black).max() < 8
+
+    def test_numbers_of_any_range(self, tmp_path):
+        decoded = images.decode(saved(tmp_path, "a.tiff", Image.fromarray(seven() / np.float32(7))))
+        np.testing.assert_array_equal(to_mnist(decoded), to_mnist(seven()))
+
     def test_transparency_lies_over_white(self, tmp_path):
         pixels = np.zeros((8, 8, 4), np.uint8)  # black, and invisible
         pixels[2:5, 2:5, 3] = 255
@@ -137,12 +153,23 @@ class TestDecoding:
             with pytest.raises(images.ImageError):
                 images.decode(path)
 
+    def test_a_damaged_file_makes_no_library_talk(self, tmp_path, capfd):
+        """libtiff would write to the standard error output, Pillow warn or log."""
+        whole = saved(tmp_path, "a.tiff", Image.fromarray(seven()), compression="tiff_lzw")
+        content = whole.read_bytes()
+        start = content.find(b"\x80")
+        whole.write_bytes(content[: start + 4] + bytes(60) + content[start + 64 :])
+        with pytest.raises(images.ImageError):
+            images.decode(whole)
+        assert capfd.readouterr() == ("", "")
+
     def test_directories_are_searched_for_pictures_only(self, tmp_path):
-        for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / "c").mkdir()
+        for name in ("b.png", "a.JPG", "notes.txt", "c/d.webp"):
             (tmp_path / name).write_bytes(b"")
         named = tmp_path / "notes.txt"
         found = list(images.find([tmp_path, named]))
-        assert found == [tmp_path / "a.JPG", tmp_path / "b.png", named]
+        assert found == [*(tmp_path / name for name in ("a.JPG", "b.png", "c/d.webp")), named]
 
 
 def run(*words) -> int:
@@ -193,8 +220,16 @@ def test_a_bad_file_is_named_and_the_others_are_answered(weights, tmp_path, caps
     blank = saved(tmp_path, "blank.png", Image.new("L", (50, 50), 255))
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"nothing")
-    assert run(path, bad, good, blank, tmp_path / "absent.png") == 1
+    answers = tmp_path / "a.json"
+    assert run(path, bad, good, blank, tmp_path / "absent.png", "--json", answers) == 1
     printed = capsys.readouterr()
+    first, *refused = json.loads(answers.read_text())
+    assert first["file"] == str(good)
+    assert [(Path(row["file"]).name, row["error"]) for row in refused] == [
+        ("bad.png", "not a picture that can be read"),
+        ("blank.png", "there is no ink in the picture"),
+        ("absent.png", "no such file"),
+    ]
     assert printed.out.startswith(f"{good}: ") and printed.out.count("\n") == 1
     lines = printed.err.splitlines()
     assert [line.split(": ")[1] for line in lines] == [
@@ -217,12 +252,26 @@ def test_as_is_takes_images_of_mnist_only(weights, tmp_path, capsys):
     assert "50 x 60 pixels, and --as-is takes 28 x 28" in capsys.readouterr().err
 
 
-def test_show_draws_a_picture(weights, tmp_path):
+def test_show_draws_the_first_pictures(weights, tmp_path, monkeypatch):
     path, *_ = weights
-    picture = saved(tmp_path, "seven.png", Image.fromarray(seven()))
-    assert run(path, picture, "--show", tmp_path / "show.png") == 0
-    with Image.open(tmp_path / "show.png") as shown:
-        assert shown.format == "PNG" and shown.width == 1600
+    monkeypatch.setattr(predict, "SHOWN", 2)
+    wide = Image.fromarray(seven().astype(np.uint16) * 257)
+    named = [saved(tmp_path, f"{n} $a_$ \u4e03.png", wide) for n in range(3)]
+    heights = []
+    for pictures in (named[:1], named[:2], named):
+        assert run(path, *pictures, "--show", tmp_path / "show.png") == 0
+        with Image.open(tmp_path / "show.png") as shown:
+            assert shown.format == "PNG" and shown.width == 1600
+            heights.append(shown.height)
+    assert heights[0] < heights[1] == heights[2]
+
+
+def test_a_name_cannot_command_the_terminal(weights, tmp_path, capsys):
+    picture = saved(tmp_path, "a\n\x1b[2Jb.png", Image.fromarray(seven()))
+    assert run(weights[0], picture, tmp_path / "c\nd.png") == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == printed.err.count("\n") == 1
+    assert "\x1b" not in printed.out and r"a\n\x1b[2Jb.png" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -231,6 +280,7 @@ def test_show_draws_a_picture(weights, tmp_path):
         (["absent", "a.png"], "absent: No such file"),
         ([__file__, "a.png"], "test_predict.py: not a .safetensors file"),
         (["weights", "a.png", "--json", "absent/a.json"], "--json must be"),
+        (["weights", "a.png", "--show", "a.pdf"], "--show must be a file that ends with .png"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(words, message, weights, tmp_path, monkeypatch, capsys):
