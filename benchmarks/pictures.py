@@ -27,7 +27,7 @@ from rich import box
 from rich.table import Table
 
 from experiments import images, options, terminal
-from experiments.options import DataOptions, UsageError, refuse_unless_positive
+from experiments.options import DataOptions, UsageError, refuse, refuse_unless_positive
 from experiments.run_directory import open_run
 from mnist_jax import compilation, train
 from mnist_jax.data import Split, load_mnist
@@ -48,7 +48,7 @@ class Config:
     images: int = 1000
     """Number of test images, at least 1."""
     seed: int = 0
-    """Seed of the choice of images and of what is random in the pictures."""
+    """Seed of the choice of images and of what is random in the pictures, at least 0."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
 
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def body() -> int:
         config = options.parse(Config, arguments, name="benchmarks.pictures", description=__doc__)
         refuse_unless_positive(config, "images")
+        if config.seed < 0:
+            refuse("seed", "at least 0", config.seed)
         if not config.runs:
             raise UsageError("name at least one run: python -m benchmarks.pictures RUN")
         runs = [open_run(path.expanduser()) for path in config.runs]

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from benchmarks import pictures
-from mnist_jax import digits, train
+from mnist_jax import digits, torch_weights, train
 from mnist_jax.digits import to_mnist
 from mnist_jax.model import PLACEMENTS, LeNet
 
@@ -234,8 +235,6 @@ def test_an_image_of_mnist_changes_next_to_nothing(mnist):
 @pytest.fixture(scope="module")
 def networks(mnist):
     """Networks of the three placements, two epochs old: program and variables."""
-    import jax
-
     trained = []
     for placement in PLACEMENTS:
         programs = train.compiled(LeNet(placement), optax.sgd(0.01, momentum=0.9))
@@ -270,3 +269,14 @@ def test_a_digit_is_read_from_a_picture_as_well_as_from_mnist(kind, points, netw
             for each in (images, seen)
         )
         assert after >= before - points
+
+
+@pytest.mark.mnist
+def test_the_benchmark_has_a_row_for_each_kind_of_picture(mnist_dir, tmp_path, capsys):
+    model = LeNet("none")
+    variables = model.init(jax.random.key(0), np.zeros((2, 28, 28, 1), np.uint8), train=False)
+    weights = tmp_path / "none.safetensors"
+    torch_weights.save(weights, variables, pixels=model.pixels, epochs=0)
+    assert pictures.main([str(weights), "--images", "2", "--data-dir", str(mnist_dir)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {kind} " in printed for kind in pictures.MAKERS)
