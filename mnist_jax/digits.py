@@ -15,7 +15,8 @@ has 14 others before it. `to_mnist` does the same, and changes next to nothing i
 What comes before is ours, because a picture is not a scan of a form. Five functions in turn take a
 picture `[H, W]` with values of 0 to 1:
 
-1. `_grey`: one channel; a large picture is averaged over whole squares of pixels.
+1. `_grey`: one channel; a picture that was enlarged in squares gets its own pixels back, and a large
+   one is averaged over squares.
 2. `_dark_ink`: the negative, if the ink is light.
 3. `_ink`: the part of the light on the paper that is missing; gradients and shadows are no ink.
 4. `_digit`: the connected parts that are ink, without specks and without the edge of the table.
@@ -24,8 +25,7 @@ picture `[H, W]` with values of 0 to 1:
    size of its digit would leave less than a pixel of grey where NIST's writers left two or three of
    white, so thin strokes are widened.
 
-The paper must fill most of the picture's border. For pages and other programs that do the same:
-everything is computed in double precision, and no step but `_grey` depends on more than its input.
+The paper must fill most of the picture's border.
 """
 
 from typing import Any
