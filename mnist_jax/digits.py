@@ -15,8 +15,8 @@ has 14 others before it. `to_mnist` does the same, and changes next to nothing i
 What comes before is ours, because a picture is not a scan of a form. Five functions in turn take a
 picture `[H, W]` with values of 0 to 1:
 
-1. `_grey`: one channel; a picture that was enlarged in squares gets its own pixels back, and a large
-   one is averaged over squares.
+1. `_grey`: one channel; a picture that was enlarged in squares gets its own pixels back, and a
+   large one is averaged over squares.
 2. `_dark_ink`: the negative, if the ink is light.
 3. `_ink`: the part of the light on the paper that is missing; gradients and shadows are no ink.
 4. `_digit`: the connected parts that are ink, without specks and without the edge of the table.
