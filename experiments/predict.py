@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     terminal.complain(f"{_on_one_line(file)}: {error}")
             shown += [one for one in readable if one.picture is not None]
             of_chunk = predict(program, opened.variables, readable)
-            for answer in of_chunk:
-                console.print(_line(answer))
+            if of_chunk:
+                console.print("\n".join(map(_line, of_chunk)))
             answers += of_chunk
         if config.json:
             files.write_whole(config.json, _as_json(answers, refused))
