@@ -207,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 steps_per_epoch=-(-len(train_split.labels) // config.batch_size),
                 keep=config.keep_epochs,
             )
+            if history:  # so that a file beside the checkpoint that was damaged or lost is mended
+                record(state, train.variables_of(state), history=history)
             splits = _placed((train_split, test_split), config.devices)
             in_order = _placed(evaluation.original(train_split, test_split), config.devices)
             chosen = _evaluating(programs, config.evaluation, *in_order)

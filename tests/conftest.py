@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
+import small
 
 from mnist_jax import sources
 from mnist_jax.data import Split, load_mnist
@@ -41,15 +41,5 @@ def mnist(mnist_dir):
 
 @pytest.fixture(scope="session")
 def synthetic() -> tuple[Split, Split]:
-    """200 train and 77 test images: in noise a bright square, whose place tells the class."""
-    rng = np.random.default_rng(0)
-
-    def split(size: int) -> Split:
-        labels = rng.permutation(np.arange(size, dtype=np.int32) % 10)
-        images = rng.integers(0, 60, (size, 28, 28, 1), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            row, column = 7 + 9 * (label // 5), 2 + 5 * (label % 5)
-            image[row : row + 5, column : column + 5] += 180
-        return Split(images, labels)
-
-    return split(200), split(77)
+    """Made-up images, see `small.splits`."""
+    return small.splits()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 
 from experiments import files, options, run, run_directory
 from experiments.options import UsageError
@@ -22,12 +23,10 @@ LINE = "Epoch 1, train:: loss: "
 
 
 @pytest.fixture
-def data(synthetic, monkeypatch):
+def data(synthetic):
     """The command line reads the synthetic split instead of MNIST."""
-    monkeypatch.setattr(run, "load_mnist", lambda *args, **kwargs: synthetic)
-    monkeypatch.setattr(run, "TRAIN_SIZE", len(synthetic[0].labels))
-    monkeypatch.setattr(run, "TEST_SIZE", len(synthetic[1].labels))
-    return synthetic
+    with small.in_place_of_mnist():
+        yield synthetic
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,10 +41,7 @@ def cache(tmp_path_factory):
 def one_run(synthetic, cache, tmp_path_factory):
     """A run of two epochs, to be copied."""
     folder = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "load_mnist", lambda *args, **kwargs: synthetic)
-        patch.setattr(run, "TRAIN_SIZE", len(synthetic[0].labels))
-        patch.setattr(run, "TEST_SIZE", len(synthetic[1].labels))
+    with small.in_place_of_mnist():
         assert start(folder) == 0
     return folder / "runs" / "after_fc1-seed0"
 
@@ -243,6 +239,20 @@ def test_a_damaged_file_is_named_on_one_line(name, data, directory, capsys):
             capsys.readouterr()
             assert resume(directory) == 2
             assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "metrics.jsonl", "curves.png"])
+@pytest.mark.parametrize("damage", ["changed", "lost"])
+def test_a_continued_run_mends_what_does_not_count(name, damage, data, directory):
+    """Also one that has all its epochs: its checkpoint holds all that the other files say."""
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    (directory / name).unlink()
+    if damage == "changed":
+        (directory / name).write_bytes(before[name].replace(b"1", b"7"))
+    assert resume(directory) == 0
+    after = {path.name: path.read_bytes() for path in directory.iterdir()}
+    before.pop("manifest.json"), after.pop("manifest.json")  # which has one more start
+    assert after == before
 
 
 def test_a_directory_is_written_by_one_command_at_a_time(data, directory, capsys):
