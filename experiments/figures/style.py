@@ -4,6 +4,7 @@ Widths suit a README about 800 pixels wide. A placement has one colour (Okabe & 
 Universal Design, 2008), one marker and one line style everywhere, and so reads in grey too.
 """
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
+
+from mnist_jax.disk import write_whole
 
 LineStyle = Literal["-", "--", ":", ""]
 
@@ -133,9 +136,16 @@ def legend_line(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes one file, or without a suffix a PNG and an SVG."""
+    """Writes one file, or without a suffix a PNG and an SVG; each is there whole or not at all.
+
+    Raises:
+      OSError: naming the file that cannot be written.
+    """
     for file in (path,) if path.suffix else (path.with_suffix(".png"), path.with_suffix(".svg")):
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+        content = io.BytesIO()
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        figure.savefig(content, format=file.suffix.removeprefix("."), metadata=metadata)
+        write_whole(file, content.getvalue())
 
 
 def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:

@@ -1,0 +1,114 @@
+"""A short form of each test of soak.py."""
+
+import os
+import shutil
+import subprocess
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+import pytest
+
+from tests import soak
+
+WORKS = {"run": soak.a_run("none", epochs=8), "study": soak.a_study("none", epochs=8)}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def unbroken(cache, tmp_path_factory):
+    """Content and seconds of each of the works."""
+    return {
+        name: soak.unbroken(work, tmp_path_factory.mktemp(name), cache)
+        for name, work in WORKS.items()
+    }
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_what_is_killed_is_continued_to_the_same_bytes(name, unbroken, cache, tmp_path):
+    whole, seconds = unbroken[name]
+    moments = iter([0.7 * seconds])
+    soak.kill_until_done(WORKS[name], tmp_path, cache, whole, moments)
+    assert next(moments, None) is None
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What commands say and how they end, in turn, without a process."""
+    ended = []
+    monkeypatch.setattr(soak, "command", lambda *_, **__: ended.pop(0))
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("line", "epoch"),
+    [
+        ("Epoch 1, train:: loss: 0.2, accuracy: 91%\n", "Epoch 1"),
+        ("report/none, seeds 0 to 1, epoch 1/8: test accuracy 91%\n", "report/none, seeds 0 to 1"),
+    ],
+)
+def test_an_epoch_that_is_trained_again_is_found_out(line, epoch, said, tmp_path):
+    said += [soak.Ended(-9, line, ""), soak.Ended(0, line, "")]
+    with pytest.raises(soak.FailedCaseError, match=f"trained again: .*{epoch}"):
+        soak.kill_until_done(WORKS["run"], tmp_path, tmp_path, {}, iter([1.0]))
+
+
+def test_another_result_is_found_out(said, tmp_path):
+    work = WORKS["run"]._replace(content=lambda _: {"weights": b"1", "metrics": b"2"})
+    for whole in ({"weights": b"1", "metrics": b"3"}, {"weights": b"1"}):
+        said += [soak.Ended(-9, "", ""), soak.Ended(0, "", "")]
+        with pytest.raises(soak.FailedCaseError, match=r"different after 1 kills: \['metrics'\]"):
+            soak.kill_until_done(work, tmp_path, tmp_path, whole, iter([1.0]))
+
+
+@pytest.mark.parametrize(
+    "ended", [soak.Ended(1, "", "error: x\n"), soak.Ended(2, "", "Traceback\nerror: x\n")]
+)
+def test_more_than_one_line_is_found_out(ended):
+    with pytest.raises(soak.FailedCaseError):
+        soak.expect_one_line(ended, "x")
+
+
+def test_of_two_commands_at_one_study_the_second_is_refused(unbroken, cache, tmp_path):
+    """Or both are right, where the first has ended by then."""
+    begin = WORKS["study"].begin(tmp_path)
+    with ThreadPool(2) as pool:
+        ended = pool.map(lambda _: soak.command(*begin, cache=cache), range(2))
+    assert WORKS["study"].content(tmp_path) == unbroken["study"][0]
+    refused = [one for one in ended if one.status]
+    assert len(refused) < 2
+    for one in refused:
+        soak.expect_one_line(one)
+
+
+def test_damage_is_found_out(tmp_path, rng):
+    outcome = soak.damage(30, rng, tmp_path)
+    assert outcome.failures == []
+    assert outcome.cases >= 20
+
+
+def test_malformed_weights_are_refused(tmp_path, rng):
+    """One of each kind."""
+    assert soak.malformed(len(soak.MALFORMED), rng, tmp_path).failures == []
+
+
+@pytest.mark.skipif(
+    not shutil.which("mount") or os.getuid() != 0, reason="only root can mount a small disk"
+)
+def test_a_full_disk_is_one_line_and_then_continued(unbroken, cache, tmp_path):
+    work, (whole, _) = WORKS["study"], unbroken["study"]
+    try:
+        with soak.disk_of(64, tmp_path / "disk") as disk:
+            soak.expect_one_line(soak.command(*work.begin(disk / "out"), cache=cache), disk)
+            soak.grow(disk)
+            soak.kill_until_done(work, disk / "out", cache, whole, iter(()))
+    except subprocess.CalledProcessError:
+        pytest.skip("a small disk cannot be mounted here")
