@@ -6,22 +6,22 @@
     python -m experiments.compare --from experiments/results --out studies/again
 
 A study is a directory, whose files `experiments.study.directory` lists. The first command trains
-what the directory has not got yet and then makes tables and figures; after each epoch it evaluates
-the test images three ways, see `experiments.settings.EVALUATIONS`. The second remakes tables and
-figures from the files, and trains nothing. The third writes a study as a few small files, to be
-committed, from which the fourth makes the same tables and figures.
+the runs that the directory does not have yet and then makes tables and figures; after each epoch it
+evaluates the test images in the three ways that `experiments.settings.EVALUATIONS` names. The
+second remakes tables and figures from the files, and trains nothing. The third writes a study as a
+few small files that can be committed, from which the fourth makes the same tables and figures.
 
---resume continues a study that was interrupted, which loses no more than the epoch in progress, and
-adds seeds, placements or variants to a finished one. So several commands make a study whose
-variants have different numbers of seeds. --plan trains a part of `experiments.settings.PLAN`, and
-makes no tables: these are for the end.
+--resume continues an interrupted study, of which no more than the epoch in progress is lost, or
+adds seeds, placements or variants to a finished one. So several commands can make a study whose
+variants have different numbers of seeds. --plan trains a part of `experiments.settings.PLAN` and
+makes no tables, because they are to be looked at only when every part is done.
 
-Several hosts, each with its share of the seeds: start the same command on all of them, under a
+Several hosts can each train a share of the seeds. Start the same command on all of them, under a
 scheduler that JAX knows (Slurm, Open MPI) or with
 
     python -m experiments.compare ... --coordinator ADDRESS:PORT --hosts 2 --host 0   (then 1)
 
-Host 0 alone writes. With --resume all hosts must see the directory.
+Only host 0 writes. With --resume all hosts must be able to read the directory.
 """
 
 if __name__ == "__main__":
@@ -60,7 +60,7 @@ from mnist_jax.model import PLACEMENTS, Placement
 
 MAX_SEEDS = 10_000
 OUT = Path("studies/report")
-BEST_RATES = "best_rates"  # the part of the plan that follows from the results of another one
+BEST_RATES = "best_rates"  # the part of the plan that follows from the results of another part
 
 
 def _some_of(what: str, names: Iterable[str]) -> Any:
@@ -94,33 +94,34 @@ class Config:
     variants: Annotated[str, _some_of("Settings of training", SETTINGS)] = "report"
     plan: Annotated[str | None, _part()] = None
     epochs: Annotated[int | None, _no_default("INT")] = None
-    """Number of passes over the training images, at least 1; else that of each variant."""
+    """Number of passes over the training images, at least 1; by default that of each variant."""
     out: OptionalPath = None
-    """Directory of the study, else studies/report; with --from that of its tables and figures."""
+    """Directory of the study, by default studies/report. With --from it is the directory for the
+    tables and figures, by default that of the study."""
     resume: bool = False
     """Continue the study in --out, or add to it."""
     from_dir: Annotated[OptionalPath, tyro.conf.arg(name="from")] = None
     """Train nothing; remake tables and figures of the study in this directory."""
     export: OptionalPath = None
-    """With --from: write the study into this directory, in few small files, and stop."""
+    """With --from: write the study into this directory as a few small files, and stop."""
     timing: OptionalPath = None
-    """What benchmarks.epoch_time wrote, for claim 2; it is kept with the study."""
+    """JSON file that benchmarks.epoch_time wrote, for claim 2; it is kept with the study."""
     coordinator: Annotated[str | None, _no_default("ADDRESS:PORT")] = None
-    """Address and port of host 0, where there are several hosts."""
+    """Address and port of host 0, if there are several hosts."""
     hosts: Annotated[int | None, _no_default("INT")] = None
     """Number of hosts, with --coordinator."""
     host: Annotated[int | None, _no_default("INT")] = None
     """Which host this is, from 0, with --coordinator."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     compile_cache: OptionalPath = None
-    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
+    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
     no_compile_cache: bool = False
     """Keep no compiled programs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    directories: list[Path] = []  # that of the study, once it is this command's
+    directories: list[Path] = []  # the study's directory, once this command has locked it
 
     def continue_with() -> str | None:
         if not any((path / study_directory.MANIFEST).exists() for path in directories):
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(note)
             console.print(terminal.devices_line(jax.devices()))
             _train(session, console)
-            if config.plan is not None:  # which allows one look, at the end
+            if config.plan is not None:  # the plan allows one look, at the end
                 again = shlex.join(["python", "-m", "experiments.compare", "--from", str(out)])
                 console.print(f"when every part is done: {again}")
             elif hosts.is_first():
@@ -225,7 +226,7 @@ def check(config: Config) -> None:
 
 
 def _cells(config: Config, out: Path) -> tuple[Cell, ...]:
-    """The runs that are asked for."""
+    """The runs that the options ask for."""
     if config.plan == BEST_RATES:
         return best_rate_cells(report.best_rates(out))
     if config.plan is not None:
@@ -269,7 +270,7 @@ def _train(session: Session, console: Console) -> None:
 
 
 def _report(source: Path, directory: Path, timing: dict[str, Any] | None, console: Console) -> None:
-    """Makes everything that follows from the files, and says what is missing there."""
+    """Makes tables, summary and figures from the files, and prints what is missing in them."""
     rank, notes = report.write(source, directory, timing)
     for note in notes:
         console.print(note)

@@ -1,6 +1,6 @@
-"""Compiled programs, kept between starts in the user's own cache directory.
+"""Keeps compiled programs between starts, in the user's own cache directory.
 
-What lies there is code that a later start runs, so only this user may be able to write it.
+These files are code that a later start runs, so only this user may be able to write them.
 """
 
 import logging
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from experiments.options import UsageError
 
-MAX_BYTES = 256 * 2**20  # what JAX used least lately goes first; a run needs about 2 MiB
+MAX_BYTES = 256 * 2**20  # JAX removes what was not used for longest; a run needs about 2 MiB
 
 
 def default_directory() -> Path | None:
-    """`$XDG_CACHE_HOME/mnist_jax`, else `~/.cache/mnist_jax`; None where there is no home."""
+    """`$XDG_CACHE_HOME/mnist_jax`, else `~/.cache/mnist_jax`; None without a home directory."""
     try:
         root = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     except RuntimeError:
@@ -47,16 +47,16 @@ def check(directory: Path) -> None:
 
 
 def turn_on(directory: Path | None = None) -> str | None:
-    """Makes JAX keep compiled programs in a directory, or in the user's if that can be used.
+    """Makes JAX keep compiled programs in a directory.
 
     Args:
-      directory: one that was asked for; None means `default_directory()`.
+      directory: the directory; None means `default_directory()`, if that can be used.
 
     Returns:
-      A line that says why nothing is kept, where nothing is.
+      None, or a line that says why nothing is kept.
 
     Raises:
-      UsageError: the directory that was asked for cannot be used.
+      UsageError: a directory was given and cannot be used.
     """
     chosen = directory or default_directory()
     if chosen is None:
@@ -71,7 +71,7 @@ def turn_on(directory: Path | None = None) -> str | None:
 
     jax.config.update("jax_compilation_cache_dir", str(chosen))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small ones add up
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small programs add up
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     # A full disk or a damaged entry costs a compilation and nothing else, so JAX need not say so
     # for each program.

@@ -1,8 +1,9 @@
-"""Checks the installation, a line each: exit status 0 if nothing is wrong, else 1.
+"""Checks the installation and prints one line for each check.
 
     python -m experiments.doctor
 
-It trains nothing and prepares nothing. A line that begins with `wrong` says what to do.
+It trains nothing and prepares nothing. A line that begins with `wrong` says what to do. The exit
+status is 0 if nothing is wrong, else 1.
 """
 
 if __name__ == "__main__":
@@ -47,14 +48,14 @@ class Config:
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     compile_cache: OptionalPath = None
-    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
+    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
 
 
 class Finding(NamedTuple):
-    """One line."""
+    """What one check found, which is printed as one line."""
 
     good: bool
-    what: str
+    what: str  # the name of the check
     found: str
 
 
@@ -75,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(data_dir: Path | None, mirror: Path | None, cache: Path | None) -> Iterator[Finding]:
-    """All checks, in the order of what they stand on.
+    """Does all checks; each one comes after those that it depends on.
 
     Args:
-      data_dir: of TensorFlow Datasets; None means the default.
+      data_dir: the data directory of TensorFlow Datasets; None means the default.
       mirror: a directory with the original files; None means `MNIST_MIRROR`.
-      cache: for compiled programs; None means the user's.
+      cache: the directory for compiled programs; None means the default.
     """
     yield _versions()
     devices = _devices()
@@ -123,7 +124,7 @@ def _devices() -> Finding:
 
 
 def _compile_options() -> Finding:
-    """What our programs are compiled with, and what of it the user's flags override."""
+    """Which options our programs are compiled with, and which of them the user's flags override."""
     what, users = "compile options", os.environ.get("XLA_FLAGS")
     ours = compilation.options()
     if overridden := compilation.overridden():
@@ -137,7 +138,7 @@ def _compile_options() -> Finding:
 
 
 def _attempt(what: str, check: Callable[[], Finding]) -> Finding:
-    """What a computation finds; where JAX fails to do it, that is the finding."""
+    """Does a check that computes; if JAX fails, that failure is the finding."""
     try:
         return check()
     except Exception as error:
@@ -146,8 +147,8 @@ def _attempt(what: str, check: Callable[[], Finding]) -> Finding:
 
 
 def _large_sums() -> Finding:
-    """The wrong result of jaxlib 0.10.2, jax issue 39103: a product, then a fused large sum."""
-    rows = 32_769  # the first size at which a part of it was taken twice
+    """Computes a product and a fused large sum, which jaxlib 0.10.2 got wrong: jax issue 39103."""
+    rows = 32_769  # the first size at which a part of the sum was taken twice
     x = np.zeros((rows, 3), np.float32)
     x[:, 0] = np.arange(rows)
     squared_norm = compilation.jit(jax.vmap(lambda row: jnp.square(jnp.eye(3) @ row).sum()))
@@ -161,7 +162,7 @@ def _large_sums() -> Finding:
 
 
 def _kernels() -> Finding:
-    """The form that this platform runs against the reference form, values and gradients."""
+    """Compares the form that this platform runs with the reference form: values and gradients."""
     rng = np.random.default_rng(0)
     shapes = (6, 12, 12, 8), (5, 5, 6, 16), (16,), (16, 4, 4, 8)
     arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
@@ -201,7 +202,7 @@ def _compile_cache(asked: Path | None) -> Finding:
 
 
 def _data(data_dir: Path | None, mirror: Path | None) -> Finding:
-    """The first source that would be used, every byte checked; the network is not tried."""
+    """Checks every byte of the source that would be used first; the network is not tried."""
     try:
         folder = dataset_folder(data_dir)
         if prepare.is_prepared(folder):
@@ -222,7 +223,7 @@ def _data(data_dir: Path | None, mirror: Path | None) -> Finding:
 
 
 def _to_be_made(what: str, directory: Path, use: str, other: str) -> Finding:
-    """Whether a directory that is not there can be made; `use` says what happens in it then."""
+    """Whether an absent directory can be made; `use` says what will be done in it."""
     above = next((path for path in directory.absolute().parents if path.exists()), None)
     if above is None or not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         return Finding(False, what, f"{directory} cannot be made; {other} names another one")

@@ -1,7 +1,7 @@
 """The three ways in which batch normalisation can normalise the test images.
 
 They are named in `settings.EVALUATIONS`. The statistics of a test batch depend on which images it
-holds, and in the report's program it held images in the order of the original file, so these
+holds. The report's program took the test images in the order of the original file, so these
 evaluations take splits in that order.
 """
 
@@ -20,10 +20,11 @@ def in_file_order(split: Split, places: np.ndarray) -> tuple[Split, np.ndarray]:
 
     Args:
       split: `N` examples, as `load_mnist` gives them or a part of them.
-      places: `[N]`, where each one stands in the file, see `tfds_order`.
+      places: `[N]`, the place of each example in the file, as `tfds_order` returns them.
 
     Returns:
-      The split as numpy arrays, and `[N]` int32 where each of the examples stands in it.
+      The split in that order as numpy arrays, and the place in it of each of the given examples,
+      `[N]` int32.
     """
     order = np.argsort(places)
     ranks = np.empty(len(order), np.int32)
@@ -48,11 +49,11 @@ def evaluate(
     """Evaluates in one of the three ways, for one seed or many.
 
     Args:
-      programs: of `train.compiled` or `parallel.over_seeds`.
-      variables: of the network, or of as many networks as there are seeds.
+      programs: what `train.compiled`, `parallel.over_batch` or `parallel.over_seeds` returned.
+      variables: those of the network, or `[S, ...]` of `S` seeds.
       name: a key of `settings.EVALUATIONS`.
-      train_split: in file order; its images alone are used, to recalibrate.
-      test_split: in file order.
+      train_split: the training split in file order; only its images are used, to recalibrate.
+      test_split: the test split in file order.
     """
     if name == "batch":
         return programs.evaluate_batch(variables, test_split)
@@ -64,9 +65,11 @@ def evaluate(
 def evaluate_all(
     programs: Programs, variables: Any, train_split: Split, test_split: Split
 ) -> dict[str, Evaluation]:
-    """The evaluations by name; one stands for all where no batch normalisation tells them apart.
+    """Evaluates in all three ways; the arguments are those of `evaluate`.
 
-    The arguments are those of `evaluate`.
+    Returns:
+      The evaluations by name. A network without batch normalisation has only `running`, because
+      the others would be the same.
     """
     names = EVALUATIONS if variables["batch_stats"] else ("running",)
     return {name: evaluate(programs, variables, name, train_split, test_split) for name in names}

@@ -1,8 +1,8 @@
-"""The files that commands write: whole or not at all, checked when read, by one command at a time.
+"""The files of commands: written whole or not at all, by one command at a time, checked when read.
 
 JSON is sealed: each document, and each line of a file of lines, ends with the CRC-32 of the rest
-of itself. A file is right only where its bytes are those that its values would be written as, so a
-change by a failing disk or by hand is found out when the file is read.
+of it. A file is accepted only if its bytes are exactly those that its values would be written as,
+so a change by a failing disk or by hand is noticed when the file is read.
 """
 
 import json
@@ -43,7 +43,7 @@ class Lines(NamedTuple):
     """What a file of JSON lines holds."""
 
     values: list[dict[str, Any]]
-    torn: bool  # whether it ended with a part of a line, which is left out
+    torn: bool  # whether it ends with an incomplete line, which is left out
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:
@@ -57,14 +57,14 @@ def as_lines(values: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def append_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Adds lines to a file, see `as_lines`, and returns when they are on the disk.
+    """Adds sealed lines to a file and returns when they are on the disk.
 
     Raises:
       OSError: they cannot be written; the file is as it was before.
     """
     new = not path.exists()
     content = memoryview(as_lines(values))
-    with path.open("ab", buffering=0) as file:  # a buffer would be tried again when it is closed
+    with path.open("ab", buffering=0) as file:  # closing would try to write a buffer again
         size = file.tell()
         try:
             while content:
@@ -112,7 +112,7 @@ def read_lines(path: Path) -> Lines:
 
 
 def new_directory(parent: Path, name: str) -> Path:
-    """Makes `name` in `parent`, or `name-2` and so on where there is one already.
+    """Makes the directory `name` in `parent`, or `name-2` and so on if it exists already.
 
     Raises:
       OSError: it cannot be made.
@@ -131,7 +131,7 @@ def new_directory(parent: Path, name: str) -> Path:
 
 
 def is_unused(directory: Path) -> bool:
-    """Whether a directory is absent, or holds nothing but what a killed command left of a start.
+    """Whether a directory is absent, or holds nothing but the lock and half-written files.
 
     Raises:
       OSError: it is no directory, or cannot be read.
@@ -146,8 +146,8 @@ def is_unused(directory: Path) -> bool:
 def locked(directory: Path) -> Iterator[None]:
     """Keeps other commands from writing a directory for as long as the context lasts.
 
-    The lock ends with the process, however that ends. What a killed process left half-written is
-    removed on entry.
+    The lock ends with the process, however that ends. Files that a killed process left half-written
+    are removed on entry.
 
     Raises:
       FileError: another command is writing the directory.
@@ -167,7 +167,8 @@ def locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            # Before it is released: who has the file open by now finds it nameless and tries again.
+            # The file is removed before the lock is released: a process that has it open by then
+            # finds that it has no name any more, and tries again with a new one.
             path.unlink(missing_ok=True)
             lock.release()
 
@@ -184,7 +185,7 @@ def _read(path: Path) -> bytes:
 
 
 def _holder(lock: Path) -> str:
-    """Who holds a lock, where it has said so already."""
+    """The process that holds a lock, if it has written its name into the file already."""
     with suppress(OSError, UnicodeDecodeError):
         return lock.read_text().strip() or "another command"
     return "another command"
@@ -197,7 +198,7 @@ def _sealed(value: Mapping[str, Any], indent: int | None = None) -> bytes:
 
 
 def _unsealed(content: bytes, indent: int | None = None) -> dict[str, Any] | None:
-    """The value that was sealed; None where these are not the bytes it was sealed as."""
+    """The value that was sealed; None if these are not the bytes that it was sealed as."""
     try:
         value = json.loads(content)
         if not isinstance(value, dict) or value.pop("crc32", None) is None:
@@ -208,7 +209,7 @@ def _unsealed(content: bytes, indent: int | None = None) -> dict[str, Any] | Non
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """Replaces NaN and infinity by None, because JSON has neither."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Pictures from files: found, decoded, and refused in one line where they are none."""
+"""Finds and decodes pictures in files, and refuses in one line files that are no pictures."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 50_000_000  # of one picture; a larger one is refused before it is decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it would say we say in one line
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # we report its errors in one line
 
 
 class ImageError(Exception):
@@ -22,7 +22,7 @@ class ImageError(Exception):
 
 
 def find(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files that are named, and all pictures in directories, in the order of their names."""
+    """Yields the files that are named, and all pictures in directories, sorted by name."""
     Image.init()
     endings = {ending for ending, kind in Image.EXTENSION.items() if kind in FORMATS}
     for path in paths:
@@ -33,13 +33,15 @@ def find(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def decode(path: Path) -> np.ndarray:
-    """Decodes a picture: the first frame, turned as its camera says, transparency over white.
+    """Decodes the first frame of a picture.
+
+    It is turned as its camera recorded, and what is transparent becomes white.
 
     Args:
-      path: of a PNG, JPEG, WebP, BMP, TIFF or GIF file.
+      path: a PNG, JPEG, WebP, BMP, TIFF or GIF file.
 
     Returns:
-      `[H, W]` or `[H, W, 3]` uint8, or `[H, W]` uint16 for 16 bits a pixel.
+      `[H, W]` or `[H, W, 3]` uint8, or `[H, W]` uint16 for 16 bits a pixel and more.
 
     Raises:
       ImageError: the file cannot be read, is no picture, damaged, or larger than `MAX_PIXELS`.
@@ -48,7 +50,7 @@ def decode(path: Path) -> np.ndarray:
         if not path.is_file():  # a pipe would wait for its writer
             raise ImageError("no such file" if not path.exists() else "not a regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what can be read in spite of it
+            warnings.simplefilter("ignore")  # the picture can be read in spite of them
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -69,7 +71,7 @@ def decode(path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps libtiff from the standard error output, where it writes by itself."""
+    """Keeps libtiff from writing to the standard error output."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
@@ -82,7 +84,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    if image.mode == "F":  # of no known range
+    if image.mode == "F":  # floating-point numbers, whose range is not known
         wide = np.nan_to_num(np.asarray(image, float), posinf=0, neginf=0)
         return (65535 * (wide - wide.min()) / max(np.ptp(wide), 1e-30)).astype(np.uint16)
     if image.mode.startswith("I"):  # 16 bits and more

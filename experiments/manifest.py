@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
-    """Everything as plain JSON values; what cannot be found out is None.
+    """Returns all of these as plain JSON values; what cannot be found out is None.
 
     Args:
-      digests: of the data, see `data.digests`.
+      digests: SHA-256 of the data's arrays, from `data.digests`.
     """
     commit, dirty = git_state(ROOT)
     return {
@@ -39,7 +39,7 @@ def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two manifests and can change a result, a line each; not the data."""
+    """A line for each difference of two manifests that can change a result, except the data."""
     lines = []
     for name in (
         "packages",
@@ -66,7 +66,7 @@ def versions() -> dict[str, str | None]:
 
 
 def threads() -> int:
-    """The cores that this process may use: as many threads as XLA and PyTorch start."""
+    """The number of cores that this process may use; XLA and PyTorch start as many threads."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -86,8 +86,8 @@ def cpu_model() -> str | None:
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
     """The commit that is checked out in a folder, and whether files differ from it.
 
-    Both are None where git cannot tell: it is not installed, or it does not trust the folder, or
-    the folder is not the top of a checkout but lies in one of something else.
+    Both are None if git is not installed, does not trust the folder, or finds that the folder is
+    not the top of a checkout but lies in a checkout of something else.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.resolve():
@@ -109,7 +109,7 @@ def _version(package: str) -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints of a folder; None if it fails."""
-    # These, which git sets for its hooks, would name another repository.
+    # Git sets these for its hooks, and they would name another repository.
     others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
     environment = {name: value for name, value in os.environ.items() if name not in others}
     try:

@@ -1,4 +1,4 @@
-"""What every command shares: options, errors in one line, exit statuses."""
+"""What all commands share: options, errors in one line, exit statuses."""
 
 import contextlib
 import io
@@ -21,10 +21,10 @@ from experiments.files import FileError
 from experiments.stopping import Stopped, stoppable
 from mnist_jax.sources import DataError
 
-OK, FAILED, USAGE = 0, 1, 2  # exit statuses; a signal's is 128 and its number
+OK, FAILED, USAGE = 0, 1, 2  # exit statuses; after a signal it is 128 plus the signal's number
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of a seed: 2**32 would be seed 0 again
 
-# Options that may be left out, and whose help says what is used then.
+# Options that may be left out; their help says what is used then.
 OptionalPath = Annotated[
     Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=lambda _: "")
 ]
@@ -46,13 +46,13 @@ class DataOptions:
     """Where the images come from."""
 
     data_dir: OptionalPath = None
-    """Directory of TensorFlow Datasets; else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Directory of TensorFlow Datasets; by default TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     mirror: OptionalPath = None
-    """Directory with the four original files, to prepare the data from; else MNIST_MIRROR."""
+    """Directory with the four original files, to prepare the data from; by default MNIST_MIRROR."""
 
 
 def refuse(option: str, allowed: str, value: object) -> NoReturn:
-    """Raises the UsageError of an option, `allowed` being what it must be."""
+    """Raises a UsageError that says which `value` an option has and what is `allowed`."""
     raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")
 
 
@@ -65,18 +65,21 @@ def refuse_unless_positive(config: Any, *names: str) -> None:
 
 
 def refuse_training(config: Any, train_size: int) -> None:
-    """Refuses the first option of a configuration with which no network can be trained.
+    """Refuses a configuration with which no network can be trained, naming its first wrong option.
 
     Args:
-      config: with `placement`, `batch_size` and `seed`, and those of `learning_rate`,
-        `peak_learning_rate` and `momentum` that the command has.
+      config: has `placement`, `batch_size` and `seed`, and may have `learning_rate`,
+        `peak_learning_rate` and `momentum`.
       train_size: number of images to train on.
+
+    Raises:
+      UsageError: naming the option and what is allowed.
     """
     refuse_unless_positive(config, "batch_size")
     if config.batch_size > train_size:
         refuse("batch_size", f"at most {train_size}, the training split", config.batch_size)
     if config.placement == "after_fc1" and 1 in (config.batch_size, train_size % config.batch_size):
-        # Batch normalisation sees one value a channel there.
+        # Batch normalisation would see only one value for each channel.
         refuse("batch_size", "such that no batch has one image", config.batch_size)
     for name in ("learning_rate", "peak_learning_rate"):
         if not 0 <= (rate := getattr(config, name, 0)) < float("inf"):
@@ -103,10 +106,10 @@ def refuse_unless_writable(config: Any, *names: str) -> None:
 
 
 def expanded(option: str, path: Path | None) -> Path | None:
-    """A path with `~` and `~user` replaced by the home directory.
+    """A path with `~` or `~user` replaced by the home directory; None stays None.
 
     Raises:
-      UsageError: there is no such home.
+      UsageError: that home directory cannot be found.
     """
     try:
         return path and path.expanduser()
@@ -127,13 +130,13 @@ def parse(
     Args:
       config: a dataclass with an option in each field and its help in the field's docstring.
       arguments: the words of the command line; None means the process's own.
-      name: of the command's module, as in `experiments.run`.
+      name: the name of the command's module, such as `experiments.run`.
       description: the module's docstring; the help begins with its first paragraph.
-      default: a configuration whose values stand where an option is not given, in place of the
+      default: a configuration whose values are used for options that are not given, instead of the
         defaults of the fields.
 
     Raises:
-      UsageError: in one line, where `tyro` would draw a box.
+      UsageError: an option is wrong. The message is one line, while `tyro` would draw a box.
       SystemExit: after `--help`.
     """
     help_text = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
@@ -153,7 +156,7 @@ def parse(
             help_text.seek(0)
             print(_wrapped(help_text.read()), end="")
             raise
-        # The first part of the box, less its title and frame, its lines joined.
+        # The first part of the box without its title and frame, with its lines joined.
         text = re.sub("[│╭╮╰╯]", "", errors.getvalue())
         body = re.split("\n *─{3,}", text.partition("\n")[2])[0]
         message = re.sub(r"\s+", " ", body).strip().replace(" .", ".").removesuffix(".")
@@ -161,7 +164,7 @@ def parse(
 
 
 def _wrapped(help_text: str) -> str:
-    """The same text; usage and description, which tyro leaves long, fit the terminal too."""
+    """The same text with usage and description wrapped, which tyro leaves too long."""
     width = shutil.get_terminal_size().columns
     usage, *others = help_text.splitlines()
     lines = textwrap.wrap(usage, width, subsequent_indent=" " * 7)
@@ -173,15 +176,15 @@ def _wrapped(help_text: str) -> str:
 def run_command(
     body: Callable[[], int], *, continue_with: Callable[[], str | None] = lambda: None
 ) -> int:
-    """Runs a command and turns what ends it into one line and an exit status.
+    """Runs a command and turns an error or a signal that ends it into one line and an exit status.
 
     Args:
       body: the command; returns its exit status.
-      continue_with: the command line that would continue what was interrupted, or None.
+      continue_with: returns the command line that would continue what was interrupted, or None.
 
     Returns:
-      The status of `body`; 2 for what the user can mend; 1 for a failure; 128 and the signal's
-      number where a signal ended it.
+      The status of `body`; or 2 for an error that the user can mend, 1 for a failed result, 128
+      plus the signal's number if a signal or a closed standard output (SIGPIPE) ended it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -203,7 +206,7 @@ def run_command(
     except Stopped as stop:
         return _say(_interrupted("interrupted", continue_with()), 128 + stop.number)
     except BrokenPipeError:
-        # What is still buffered goes nowhere, or Python would complain of it when it ends.
+        # What is still buffered is discarded, or Python would complain about it at the end.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         line = _interrupted("the standard output was closed", continue_with())

@@ -5,8 +5,8 @@
 
 Both programs start from the same weights, drawn by PyTorch, and see the same batches in the same
 order. PyTorch runs a second time with another number of threads. It then adds in another order, so
-rounding alone separates its two runs, and they are the yardstick for the rest. With `--float64`
-this program and PyTorch must agree to 1e-9 in everything, or the exit status is 1.
+only rounding separates its two runs, and their difference is the yardstick for the other one. With
+`--float64` this program and PyTorch must agree to 1e-9 in everything, or the exit status is 1.
 
 After the epoch the test images are evaluated in three ways, which differ in what batch
 normalisation normalises with: the running statistics of training; those of each test batch, as in a
@@ -48,7 +48,7 @@ from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_m
 from mnist_jax.model import LeNet, Placement
 
 TOLERANCE = 1e-9  # in float64, largest absolute difference
-REPORTED_STEPS = (1, 10, 100)  # and the last
+REPORTED_STEPS = (1, 10, 100)  # steps after which the programs are compared, as after the last
 GRADIENTS, EVALUATION = "gradients of the first step", "evaluation after the epoch"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 MAX_THREADS = 256
@@ -87,7 +87,7 @@ class Config:
 class Difference(NamedTuple):
     """How far apart two programs are in one array."""
 
-    absolute: float  # the largest one
+    absolute: float  # the largest absolute difference of two elements
     relative: float  # the same, divided by the largest absolute value in the array
 
 
@@ -175,8 +175,8 @@ def check(config: Config) -> None:
         raise UsageError("parity needs PyTorch: pip install -e '.[torch]'")
 
 
-# Both programs. PyTorch is imported inside the functions that run it, because `--help` and errors
-# need not wait for it.
+# Both programs. PyTorch is imported inside the functions that run it, so that `--help` and errors
+# need not wait for the import.
 
 
 def initial_weights(placement: Placement, seed: int, *, float64: bool) -> StateDict:
@@ -196,19 +196,22 @@ def trace_ours(
     test_split: Split,
     order: np.ndarray,
 ) -> Trace:
-    """Trains here for one epoch.
+    """Trains in JAX for one epoch.
 
     Args:
       placement: where the residual block stands.
-      setting: of the training.
+      setting: the settings of the training.
       start: the initial weights, whose dtype is that of the whole computation.
       train_split: `N` training images and labels.
-      test_split: to evaluate.
-      order: `[N]` int32, of the training images.
+      test_split: the test images and labels.
+      order: `[N]` int32, the places of the training images in the order of training.
+
+    Returns:
+      The arrays of each stage, under the names that `trace_torch` gives them too.
     """
     dtype = start["conv1.weight"].dtype
     model = LeNet(placement, PIXELS[setting.normalisation], dtype)
-    # With the momentum 0 too there is a trace of the gradients.
+    # Momentum 0 is passed as it is, so that the optimiser keeps a trace of the gradients then too.
     tx = optax.sgd(setting.learning_rate, momentum=setting.momentum)
     programs = train.compiled(
         model, tx, batch_size=setting.batch_size, test_batch_size=settings.TEST_BATCH_SIZE
@@ -227,7 +230,7 @@ def trace_ours(
         state, sums = programs.train_epoch(state, split, jnp.asarray(part))
         total += sums
         if step == 1:
-            # From a fresh optimiser the momentum's trace is the gradient of the first step.
+            # After the first step of a fresh optimiser its momentum is the gradient of that step.
             gradient = optax.tree_utils.tree_get(state.opt_state, "trace")
             both = {"params": gradient, "batch_stats": state.batch_stats}
             trace[GRADIENTS] = {
@@ -314,7 +317,7 @@ def trace_torch(
 def _whole(arrays: Any, batch_size: int) -> tuple[Any, Any]:
     """Images and labels without the last, partial batch.
 
-    It counts by its size in our recalibration, and as much as a whole one in PyTorch's.
+    Our recalibration weighs that batch by its size, and PyTorch's weighs it like a whole one.
     """
     images, labels = arrays
     size = len(labels) - len(labels) % batch_size
@@ -331,7 +334,7 @@ def _statistics(state_dict: StateDict) -> StateDict:
 
 
 def parts(order: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The order cut after each reported step, with the number of that step."""
+    """Cuts the order after each reported step; yields the step's number and the part before it."""
     last = -(-len(order) // batch_size)
     done = 0
     for step in sorted({step for step in REPORTED_STEPS if step < last} | {last}):
@@ -367,9 +370,9 @@ def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool)
         name = ".".join(modules)
         # Our convolution stages end with the pooling.
         name = f"{name}, pool" if name in ("conv1", "conv2") else name
-        # The one place for the layout: the batch is last here, first in PyTorch.
+        # The batch is the last axis here, and the first in PyTorch.
         activations[name] = np.moveaxis(np.asarray(output), -1, 0)
-    del activations[""]  # of the whole network, the output of fc3
+    del activations[""]  # that of the whole network, which is the output of fc3
     return activations
 
 
@@ -377,7 +380,7 @@ def activations(model: LeNet, variables: Any, images: jax.Array, *, train: bool)
 
 
 def compare(ours: Trace, theirs: Trace, again: Trace) -> list[Row]:
-    """The differences of everything that was computed."""
+    """The differences in everything that was computed: here to PyTorch, and of PyTorch's runs."""
     return [
         Row(
             stage, name, difference(ours[stage][name], array), difference(again[stage][name], array)
@@ -388,10 +391,10 @@ def compare(ours: Trace, theirs: Trace, again: Trace) -> list[Row]:
 
 
 def difference(array: np.ndarray, reference: np.ndarray) -> Difference:
-    """The largest difference of two arrays of one shape.
+    """The largest difference of two arrays of the same shape.
 
     Raises:
-      ValueError: they differ in shape.
+      ValueError: the shapes differ.
     """
     if array.shape != reference.shape:
         raise ValueError(f"cannot compare {array.shape} with {reference.shape}")
@@ -401,7 +404,7 @@ def difference(array: np.ndarray, reference: np.ndarray) -> Difference:
 
 
 def tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """A table for each stage; the parameters after some steps are one line of theirs."""
+    """A table for each stage; after training steps, all parameters together are one line."""
     for stage in dict.fromkeys(row.stage for row in rows):
         table = Table(title=stage, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("largest difference", min_width=30, no_wrap=True)

@@ -1,10 +1,10 @@
-"""Says which digits are on pictures.
+"""Says which digits are in pictures.
 
     python -m experiments.predict runs/after_fc1-seed0 three.png photos/
 
-The first argument is the directory of a run, also of one that is still training, or a file of
-weights. Each picture is prepared as MNIST's makers prepared theirs (`mnist_jax.digits`), so that
-dark or light ink, any size and any place on the page will do.
+The first argument is the directory of a run, which may still be training, or a file of weights.
+Each picture is prepared as MNIST's makers prepared theirs (`mnist_jax.digits`), so that dark or
+light ink, any size and any place on the page will do.
 """
 
 if __name__ == "__main__":
@@ -31,29 +31,30 @@ from experiments.options import OptionalPath, UsageError
 from experiments.run_directory import open_run
 from mnist_jax import compilation, digits, train
 
-BATCHES = (32, 512)  # images that are computed at once: a program is compiled for each size
-SHOWN = 40  # pictures that --show draws at most; a taller figure could not be looked at
-THUMBNAIL = 400  # pixels of a drawn picture's longer side at most
+BATCHES = (32, 512)  # numbers of images computed at once; a program is compiled for each
+SHOWN = 40  # the most pictures that --show draws, since a taller figure could not be looked at
+THUMBNAIL = 400  # the most pixels on the longer side of a drawn picture
 
 
 @dataclass(frozen=True)
 class Config:
-    """Say which digits are on pictures."""
+    """Say which digits are in pictures."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Directory of a run, or a .safetensors file."""
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Files or directories: PNG, JPEG, WebP, BMP, TIFF or GIF."""
+    """Files or directories of pictures: PNG, JPEG, WebP, BMP, TIFF or GIF."""
     as_is: bool = False
     """Take pictures of 28x28 pixels as they are, light ink on black, without preparing them."""
     json: OptionalPath = None
-    """File for the answers as JSON, with all ten probabilities, and for what could not be read."""
+    """File for the answers as JSON, with all ten probabilities, and for the unreadable files."""
     csv: OptionalPath = None
     """File for the answers as comma-separated values, with all ten probabilities."""
     show: OptionalPath = None
-    """PNG file that shows the first 40 pictures, what the network saw, and ten bars of each."""
+    """PNG file to draw; it shows each of the first 40 pictures, what the network saw, and the
+    probabilities as ten bars."""
     compile_cache: OptionalPath = None
-    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
+    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
     no_compile_cache: bool = False
     """Keep no compiled programs."""
 
@@ -62,7 +63,7 @@ class Seen(NamedTuple):
     """A picture that could be read."""
 
     file: Path
-    picture: np.ndarray | None  # as given, [H, W] or [H, W, 3], small; only where it is shown
+    picture: np.ndarray | None  # a small copy, [H, W] or [H, W, 3]; None if it is not shown
     image: np.ndarray  # [28, 28, 1] uint8, as the network sees it
 
 
@@ -74,7 +75,7 @@ class Answer(NamedTuple):
     probability: float  # 0 to 1
     runner_up: int
     runner_up_probability: float
-    probabilities: tuple[float, ...]  # of the ten digits
+    probabilities: tuple[float, ...]  # those of the ten digits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,12 +137,15 @@ def check(config: Config) -> None:
 
 
 def predict(program: Any, variables: Any, seen: Sequence[Seen]) -> list[Answer]:
-    """The answers of a network.
+    """Computes the answers of a network.
 
     Args:
       program: `train.predict` of the network, compiled.
-      variables: the network's.
+      variables: the network's variables.
       seen: at most as many pictures as the largest of `BATCHES`.
+
+    Returns:
+      One answer for each picture, in the order of the pictures.
     """
     if not seen:
         return []
@@ -166,11 +170,11 @@ def _answer(file: Path, probabilities: np.ndarray) -> Answer:
 
 
 def _read(file: Path, as_is: bool, *, keep: bool) -> Seen:
-    """Decodes a picture and makes it an image of MNIST.
+    """Decodes a picture and turns it into an image of MNIST.
 
     Raises:
-      ImageError: it is no picture, there is no digit on it, or it has another size than 28x28
-        where it is to be taken as it is.
+      ImageError: the file is no picture, there is no digit in it, or `as_is` is set and the size is
+        not 28x28.
     """
     picture = images.decode(file)
     try:
@@ -182,7 +186,7 @@ def _read(file: Path, as_is: bool, *, keep: bool) -> Seen:
 
 
 def _unprepared(picture: np.ndarray) -> np.ndarray:
-    """A picture of the right size as `[28, 28, 1]` uint8; of colours the mean."""
+    """A picture of the right size as `[28, 28, 1]` uint8, with the mean of its colours."""
     if picture.shape[:2] != (28, 28):
         height, width = picture.shape[:2]
         raise ValueError(f"{width} x {height} pixels, and --as-is takes 28 x 28")
@@ -192,7 +196,7 @@ def _unprepared(picture: np.ndarray) -> np.ndarray:
 
 
 def _chunks(found: Iterator[Path], size: int) -> Iterator[list[Path]]:
-    """Lists of at most so many; the first one is small, so that its answers are there at once."""
+    """Lists of at most `size` paths; the first one is short, so that its answers come at once."""
     chunk: list[Path] = []
     room = min(BATCHES)
     for path in found:
@@ -205,7 +209,7 @@ def _chunks(found: Iterator[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _on_one_line(file: Path) -> str:
-    """The name of a file, in which a line break or a terminal's command does nothing."""
+    """The name of a file, with line breaks and control characters of a terminal escaped."""
     name = str(file)
     return name if name.isprintable() else repr(name)
 

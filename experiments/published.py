@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class PublishedEpoch(NamedTuple):
-    """One line that the report prints: losses in nats an example, accuracies in percent."""
+    """One line that the report prints: losses in nats per example, accuracies in percent."""
 
     epoch: int
     train_loss: float
@@ -71,8 +71,8 @@ PER_CLASS_ACCURACY_PERCENT: dict[str, tuple[int, ...]] = {
     "after_fc1": (100, 97, 100, 96, 98, 95, 94, 100, 100, 98),
 }
 
-# "Without the residual block 10 epochs reach only about 92 %": all the report says of a baseline.
-# It does not say on which images.
+# "Without the residual block 10 epochs reach only about 92 %" is all that the report says of a
+# baseline. It does not say on which images.
 BASELINE_ACCURACY_PERCENT = 92.0
 
 CLAIMS: tuple[str, ...] = (

@@ -84,9 +84,9 @@ class Config:
     nesterov: bool = False
     """Use Nesterov's momentum."""
     schedule: Literal["constant", "one_cycle"] = "constant"
-    """Learning rate over the steps: constant, or one cycle up to --peak-learning-rate and down."""
+    """How the learning rate changes: constant, or one cycle up to --peak-learning-rate and down."""
     peak_learning_rate: float = settings.PEAK_LEARNING_RATE
-    """Highest learning rate of the schedule one_cycle, at least 0."""
+    """Highest learning rate of --schedule one_cycle, at least 0."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
     normalisation: Literal["half", "mnist", "none"] = "half"
@@ -94,23 +94,23 @@ class Config:
     dataset: DatasetName = "mnist"
     """Data set to train on."""
     init_from: OptionalPath = None
-    """A .safetensors file with the initial weights, of an earlier run or of PyTorch."""
+    """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
     evaluation: Literal["running", "batch", "recalibrated"] = "running"
-    """Statistics with which the test images are normalised: the running ones of training, those of
-    each test batch, or the means over all training images."""
+    """Statistics with which batch normalisation treats the test images: the running statistics of
+    training, those of each test batch, or the means over all training images."""
     devices: int = 1
     """Number of devices that share each batch, at least 1."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
-    """Platform to compute on; else the one that JAX prefers."""
+    """Platform to compute on; by default the one that JAX prefers."""
     out: Path = Path("runs")
     """Directory in which the directory of the run is made."""
     resume: OptionalPath = None
     """Directory of a run to continue, or to lengthen with --epochs."""
     keep_epochs: bool = False
-    """Keep the weights of every epoch, in epochs/."""
+    """Keep the weights of every epoch, in the folder epochs of the run."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     compile_cache: OptionalPath = None
-    """Directory for compiled programs; else mnist_jax in the user's cache directory."""
+    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
     no_compile_cache: bool = False
     """Keep no compiled programs."""
     dry_run: bool = False
@@ -121,7 +121,7 @@ class Config:
     """Print errors only."""
 
 
-# What a run is: these options of a continued run must be those that it was begun with.
+# These options define a run: when it is continued they must be those that it was begun with.
 FIXED = (
     "placement",
     "batch_size",
@@ -141,7 +141,7 @@ FIXED = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    directories: list[Path] = []  # the run's, once there is one
+    directories: list[Path] = []  # the run's directory, once there is one
 
     def continue_with() -> str | None:
         resumable = [path for path in directories if (path / run_directory.CHECKPOINT).exists()]
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> Config:
-    """The configuration; that of a continued run is what it was begun with, but for what is given.
+    """The configuration; a continued run keeps the options that are not given anew.
 
     Raises:
       UsageError: an option contradicts the run that is to be continued.
@@ -244,7 +244,8 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
     own = {name: begun[name] for name in (*FIXED, "epochs")}
     own["init_from"] = begun["init_from"] and Path(begun["init_from"])
     given = _with_homes(parse(default=replace(Config(), **own)))
-    fixed = FIXED if own["schedule"] == "constant" else (*FIXED, "epochs")  # of its steps
+    # A cycle of the learning rate depends on the number of epochs.
+    fixed = FIXED if own["schedule"] == "constant" else (*FIXED, "epochs")
     for name in fixed:
         if getattr(given, name) != own[name]:
             raise UsageError(
@@ -261,7 +262,7 @@ def _with_homes(config: Config) -> Config:
 
 
 def _described(config: Config) -> dict[str, Any]:
-    """What the files of a run say of its configuration, as JSON values."""
+    """The part of the configuration that the files of a run record, as JSON values."""
     values = {name: getattr(config, name) for name in (*FIXED, "epochs", "keep_epochs")}
     return values | {"init_from": config.init_from and str(config.init_from)}
 
@@ -283,7 +284,7 @@ def check(config: Config) -> None:
 
 
 def _start_jax(platform: str | None, devices: int) -> None:
-    """Starts JAX on a platform with at least so many devices.
+    """Starts JAX on a platform with at least `devices` devices.
 
     Raises:
       UsageError: this machine does not have them.
@@ -291,7 +292,7 @@ def _start_jax(platform: str | None, devices: int) -> None:
     if platform:
         jax.config.update("jax_platforms", platform)
     if devices > 1:
-        with contextlib.suppress(RuntimeError):  # JAX has started, so it has the devices it has
+        with contextlib.suppress(RuntimeError):  # if JAX has started, its devices are fixed
             jax.config.update("jax_num_cpu_devices", devices)
     try:
         found = len(jax.devices())
@@ -314,13 +315,13 @@ def _programs(
 
 
 def _evaluating(programs: Programs, name: str, train_split: Split, test_split: Split) -> Programs:
-    """The same programs, whose `evaluate` evaluates in the way of that name.
+    """The same programs with an `evaluate` that evaluates in the way that is named.
 
     Args:
-      programs: see `train.compiled`.
+      programs: what `_programs` returned.
       name: a key of `settings.EVALUATIONS`.
-      train_split: in file order.
-      test_split: in file order.
+      train_split: the training split in file order.
+      test_split: the test split in file order.
     """
     if name == "running":
         return programs
@@ -332,7 +333,7 @@ def _evaluating(programs: Programs, name: str, train_split: Split, test_split: S
 
 
 def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
-    """The splits on the device, or on all that share the batches."""
+    """Puts the splits on the device, or on all devices that share the batches."""
     if devices == 1:
         return jax.device_put(splits)
     return parallel.replicate(splits, parallel.batch_mesh(jax.devices()[:devices]))
@@ -341,7 +342,7 @@ def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
 def _try_out(
     programs: Programs, init_key: jax.Array, order_key: jax.Array, batch_size: int
 ) -> dict[str, Any]:
-    """Trains on noise: a batch or three, and a last one as partial as that of the real data."""
+    """Trains on noise: one or three whole batches, and a last one as large as in the real data."""
     rng = np.random.default_rng(0)
     size = (1 if batch_size > 1000 else 3) * batch_size + TRAIN_SIZE % batch_size
     images = rng.integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
@@ -354,10 +355,11 @@ def _try_out(
 
 @contextlib.contextmanager
 def _directory(resume: Path | None, out: Path, name: str) -> Iterator[Path]:
-    """The locked directory of the run; a new one is removed again if no epoch was finished.
+    """Locks the directory of the run; a new one is removed again if no epoch was finished.
 
     Raises:
-      UsageError: it cannot be written, or another command is writing it.
+      UsageError: the directory cannot be written.
+      FileError: another command is writing it.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -385,7 +387,7 @@ def _made_ready(
     with terminal.log_of_library(console), ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_mnist, data.data_dir, data.mirror, dataset=dataset)
         compiled = programs
-        if devices == 1:  # over several, arrays lie where they are when the program is compiled
+        if devices == 1:  # with several, compilation needs to know where the arrays lie
             compiled = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE)
         train_split, test_split = loading.result()
     if (len(train_split.labels), len(test_split.labels)) != (TRAIN_SIZE, TEST_SIZE):
@@ -438,7 +440,7 @@ def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> C
 def _continued(
     saved: Checkpoint, like: TrainState, data_sha256: Mapping[str, str]
 ) -> tuple[TrainState, list[dict[str, Any]]]:
-    """State and history in a checkpoint.
+    """The state and the history that a checkpoint holds.
 
     Raises:
       UsageError: the run was trained on other data, or with another network.
@@ -487,13 +489,13 @@ def _train(
             console.print(terminal.epoch_line(row))
             if None in row.values():
                 raise FailedError(f"the loss is not finite after epoch {epoch.number}")
-    if logits is None:  # all epochs were finished before
+    if logits is None:  # all epochs were finished already
         logits = programs.evaluate(train.variables_of(state), splits[1]).logits
     return state, history, np.asarray(logits)
 
 
 def _row(epoch: train.Epoch, seconds: float) -> dict[str, Any]:
-    """A line of metrics.jsonl; JSON has no number for a loss that is not finite."""
+    """A line of metrics.jsonl; None stands for a loss that is not finite, as JSON requires."""
     row = {
         "epoch": epoch.number,
         "train_loss": epoch.train.mean_loss,
@@ -513,8 +515,8 @@ def _finish(
     logits: np.ndarray,
     console: Console,
 ) -> None:
-    """Prints and writes what the last epoch came to: accuracy by class, and three pictures."""
-    from experiments.figures import run as figures  # matplotlib: the first epoch need not wait
+    """Prints and writes the results of the last epoch: accuracy by class, and three figures."""
+    from experiments.figures import run as figures  # here, as the first epoch need not wait for it
 
     labels = np.asarray(test_split.labels)
     counts = metrics.confusion_matrix(jnp.asarray(logits.argmax(-1)), jnp.asarray(labels))
@@ -539,7 +541,7 @@ def _finish(
 
 
 def _is_the_reports(described: Mapping[str, Any]) -> bool:
-    """Whether a run's last epoch can be held beside the report's: only these may differ."""
+    """Whether a run has the report's setting, so that its last epoch can be compared with it."""
     free = {"placement", "seed", "devices", "keep_epochs"}
     reports = _described(Config())
     same = all(described[name] == reports[name] for name in reports.keys() - free)

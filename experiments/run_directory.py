@@ -1,15 +1,15 @@
-"""What a run leaves behind: written here, and opened again here.
+"""Writes and opens the files of a run.
 
     config.json          the options of the run
     manifest.json        versions, machine, commit and data; an entry for each time it was started
-    metrics.jsonl        a line an epoch, with the keys of `published.METRICS` and the seconds
-    checkpoint           the state after the last finished epoch, and all of the above once more
+    metrics.jsonl        a line for each epoch: the keys of `published.METRICS` and the seconds
+    checkpoint           the state after the last finished epoch, and a copy of options and metrics
     weights.safetensors  the weights after the last finished epoch, in PyTorch's names and layout
-    epochs/03.safetensors    the weights after that epoch, where every epoch's are kept
-    per_class.csv, curves.png, confusion.png, mistakes.png      of the last epoch
+    epochs/03.safetensors    the weights after epoch 3, if every epoch's weights are kept
+    per_class.csv, curves.png, confusion.png, mistakes.png      results of the last epoch
 
-The checkpoint alone is what a run continues from. It is checksummed as a whole, so the texts beside
-it are for people and for other programs, and a damaged one cannot change a result.
+The state from which a run continues is in the checkpoint alone, and a checksum covers the whole
+checkpoint. The other files are for people and other programs: a damaged one cannot change a result.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from mnist_jax.model import LeNet
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
 CHECKPOINT, WEIGHTS, EPOCHS = "checkpoint", "weights.safetensors", "epochs"
 PER_CLASS = "per_class.csv"
-DEFAULT_PIXELS = PIXELS["half"]  # for weights from PyTorch, whose file does not say
+DEFAULT_PIXELS = PIXELS["half"]  # for weights from PyTorch, whose file does not say a scale
 
 Row = dict[str, Any]  # a line of metrics.jsonl
 
@@ -43,19 +43,20 @@ class Run(NamedTuple):
     name: str
     path: Path
     model: LeNet
-    variables: Any  # of `model`, after `epoch`
-    epoch: int | None  # the last finished one; None in a file that another program wrote
-    history: list[Row]  # one row an epoch; empty for a bare file of weights
-    config: dict[str, Any]  # the options of the run; empty likewise
-    manifest: dict[str, Any]  # empty likewise
+    variables: Any  # those of `model` after `epoch`
+    epoch: int | None  # the last finished one; None for a file that another program wrote
+    history: list[Row]  # one row for each epoch; empty for a bare file of weights
+    config: dict[str, Any]  # the options of the run; empty for a bare file of weights
+    manifest: dict[str, Any]  # empty for a bare file of weights
     epochs: tuple[tuple[int, Path], ...]  # number and weights of the epochs that were kept
 
 
 def open_run(path: Path) -> Run:
-    """Opens the directory of a run, also of one that is still training, or a file of weights.
+    """Opens the directory of a run, which may still be training, or a file of weights.
 
     Raises:
-      UsageError: one line, naming the file that is missing, damaged or something else.
+      UsageError: a file, which the message names, is missing, damaged or something else.
+      FileError: likewise for `config.json` and `manifest.json`.
     """
     if not path.is_dir():
         model, variables, epoch = open_weights(path)
@@ -83,7 +84,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The options of a run.
 
     Raises:
-      UsageError: one line, naming the file.
+      UsageError: the directory is not that of a run.
+      FileError: the file is damaged or cannot be read.
     """
     if not (directory / CONFIG).exists():
         raise UsageError(f"{directory}: not the directory of a run, it has no {CONFIG}")
@@ -91,10 +93,10 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """What a run depended on: `starts`, an entry for each time it was started.
+    """What a run depended on: `starts` has a manifest for each time that it was started.
 
     Raises:
-      FileError: one line, naming the file.
+      FileError: the file is damaged or cannot be read.
     """
     return read_json(directory / MANIFEST)
 
@@ -103,7 +105,7 @@ def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
     """The network of a file of weights, its variables, and the epochs that they were trained for.
 
     Raises:
-      UsageError: one line, naming the file.
+      UsageError: the file cannot be read or used. The message is one line and names it.
     """
     try:
         weights = torch_weights.load(path)
@@ -116,7 +118,7 @@ def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
 
 
 def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Writes what is known before the first epoch."""
+    """Writes the files that are known before the first epoch: options and manifest."""
     with writing(directory):
         write_whole(directory / CONFIG, as_json(config))
         write_whole(directory / MANIFEST, as_json({"starts": [manifest]}))
@@ -125,7 +127,7 @@ def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any
 def begin_again(
     directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Adds a start to the manifest of a run that is continued, and returns the first one's."""
+    """Adds a start to the manifest of a run that is continued, and returns that of the first."""
     starts = read_manifest(directory)["starts"]
     with writing(directory):
         write_whole(directory / CONFIG, as_json(config))
@@ -148,18 +150,18 @@ def write_epoch(
     """Puts a finished epoch on disk: weights, then metrics, then the checkpoint that counts.
 
     Args:
-      directory: of the run.
+      directory: the run's.
       state: all that the next epoch starts from.
       variables: the network's part of it.
       config: the options of the run.
       data_sha256: digests of the data.
       history: the rows of all epochs so far.
-      pixels: how the network sees a pixel.
+      pixels: the network's scale of the pixels.
       steps_per_epoch: training steps in an epoch.
       keep: whether to keep the weights of this epoch, too.
 
     Raises:
-      UsageError: naming the file that cannot be written.
+      UsageError: a file, which the message names, cannot be written.
     """
     epoch = len(history)
     steps = epoch * steps_per_epoch
@@ -179,7 +181,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """The checkpoint of a run: state, and as metadata `config`, `data_sha256` and `history`.
 
     Raises:
-      UsageError: one line, naming the file that is missing, damaged or something else.
+      UsageError: the file is missing, damaged or something else. The message is one line.
     """
     try:
         saved = checkpoint.load(directory / CHECKPOINT)
@@ -191,10 +193,10 @@ def read_checkpoint(directory: Path) -> Checkpoint:
 
 
 def write_per_class(directory: Path, confusion: np.ndarray) -> None:
-    """Writes the accuracy of each class.
+    """Writes the accuracy of each class, in percent, as comma-separated values.
 
     Args:
-      directory: of the run.
+      directory: the run's.
       confusion: [10, 10] images, row = label, column = prediction.
     """
     text = io.StringIO()
@@ -209,7 +211,7 @@ def write_per_class(directory: Path, confusion: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Turns what the disk refuses into one line."""
+    """Turns an OSError into a UsageError whose message is one line."""
     try:
         yield
     except OSError as error:

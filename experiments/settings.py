@@ -21,14 +21,14 @@ class Setting(NamedTuple):
     normalisation: str  # a key of `mnist_jax.data.PIXELS`
     learning_rate: float = 0.001
     batch_size: int = 64
-    # What follows serves the question why the block helps.
+    # The fields that follow serve the question why the block helps.
     block: str = "residual"  # a key of `BLOCKS`
-    fc1_features: int = 120
+    fc1_features: int = 120  # number of outputs of fc1
     epochs: int = EPOCHS
-    held_out: int = 0  # so many training images, the last, are tested on and not trained on
+    held_out: int = 0  # number of last training images to test on instead of training on them
 
 
-# What stands where the block stands.
+# Modules that take the place of the residual block.
 BLOCKS: dict[str, nn.Module] = {
     "residual": ResidualBlock(),
     "no shortcut": ResidualBlock(shortcut=False),
@@ -38,9 +38,9 @@ BLOCKS: dict[str, nn.Module] = {
 }
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # learning rates that are tried for each network
 
-# What could stand behind the report's curves. It states learning rate, batch size and epochs, and
-# neither momentum nor pixel scale; `report` is the pair that reproduces it and the project's
-# default.
+# Settings that could have made the report's curves. The report states learning rate, batch size and
+# epochs, but neither momentum nor pixel scale. `report` is the pair that reproduces its curves, and
+# the project's default.
 CANDIDATES: dict[str, Setting] = {
     "report": Setting(0.9, "half"),
     "mnist": Setting(0.9, "mnist"),
@@ -48,32 +48,33 @@ CANDIDATES: dict[str, Setting] = {
     "no_momentum": Setting(0.0, "half"),
     "no_momentum_mnist": Setting(0.0, "mnist"),
     "no_momentum_unnormalised": Setting(0.0, "none"),
-    # The step that momentum 0.9 comes to in the long run, without momentum.
+    # No momentum, but the step size that momentum 0.9 reaches in the long run.
     "no_momentum_rate_0.01": Setting(0.0, "half", 0.01),
     "no_momentum_mnist_rate_0.01": Setting(0.0, "mnist", 0.01),
 }
 SETTINGS: dict[str, Setting] = {
     **CANDIDATES,
-    # Why the block helps: parts of it, or something else in its place.
+    # For the question why the block helps: parts of it, or something else instead of it.
     "no_shortcut": Setting(0.9, "half", block="no shortcut"),
     "no_batch_norm": Setting(0.9, "half", block="no batch norm"),
     "plain_block": Setting(0.9, "half", block="neither"),
     "batch_norm_only": Setting(0.9, "half", block="batch norm only"),
-    "wide_134": Setting(0.9, "half", fc1_features=134),  # as large as with a block before fc1
-    "wide_206": Setting(0.9, "half", fc1_features=206),  # as after fc1, where gradients count
+    # As large as the networks with a block before and after fc1, by parameters that get a gradient.
+    "wide_134": Setting(0.9, "half", fc1_features=134),
+    "wide_206": Setting(0.9, "half", fc1_features=206),
     "longer": Setting(0.9, "half", epochs=30),
     **{f"rate_{rate}": Setting(0.9, "half", rate) for rate in RATES[1:]},
     **{f"held_out_{rate}": Setting(0.9, "half", rate, held_out=10_000) for rate in RATES},
 }
 REPORT = SETTINGS["report"]
-# How batch normalisation is told to normalise the test images, and what the names of that
-# evaluation's metrics begin with. In a network without it the three are the same.
+# The ways in which batch normalisation can normalise the test images, and what the names of their
+# metrics begin with. In a network without batch normalisation the three are the same.
 EVALUATIONS = {
     "running": "",  # with running statistics, as after PyTorch's `model.eval()`
-    "batch": "batch_",  # with the statistics of each test batch of 64, as without it
+    "batch": "batch_",  # with the statistics of each test batch of 64, as without that call
     "recalibrated": "recalibrated_",  # with the means over all training images
 }
-PEAK_LEARNING_RATE = 0.05  # of the schedule one_cycle, which is not the report's
+PEAK_LEARNING_RATE = 0.05  # highest rate of the schedule one_cycle, which is not the report's
 TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 
@@ -88,14 +89,14 @@ class Cell(NamedTuple):
 def cells(
     variants: Iterable[str], placements: Iterable[Placement], runs: int, *, first: int = 1000
 ) -> tuple[Cell, ...]:
-    """Every variant with every placement, with so many seeds from the first one on."""
+    """Every variant with every placement, each with seeds from `first` to `first + runs - 1`."""
     seeds = range(first, first + runs)
     return tuple(Cell(variant, place, seeds) for variant in variants for place in placements)
 
 
 WITH_BLOCK: tuple[Placement, ...] = ("before_fc1", "after_fc1")
-# The parts of experiments/results/plan.md, which says what each is for. Which runs the last part
-# has, `best_rates`, follows from the results of `rates`: see `best_rate_cells`.
+# The parts of experiments/results/plan.md, which says what each is for. The runs of the last part,
+# `best_rates`, follow from the results of `rates`, by `best_rate_cells`.
 PLAN: dict[str, tuple[Cell, ...]] = {
     "pairs": cells(("report", "mnist"), WITH_BLOCK, 200),
     "normalising": (
@@ -113,7 +114,7 @@ PLAN: dict[str, tuple[Cell, ...]] = {
 
 
 def variant_at(rate: float) -> str:
-    """The report's setting with another learning rate."""
+    """The name of the report's setting with another learning rate."""
     wanted = REPORT._replace(learning_rate=rate)
     return next(name for name, setting in SETTINGS.items() if setting == wanted)
 
@@ -143,14 +144,16 @@ def sgd(
     nesterov: bool = False,
     one_cycle_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent; one object for equal values, as JAX compiles for each object.
+    """Stochastic gradient descent.
+
+    Equal arguments return the same object, because JAX compiles programs anew for each object.
 
     Args:
-      learning_rate: of every step; with a cycle, the highest one.
+      learning_rate: the rate of every step, or the highest rate of a cycle.
       momentum: at least 0 and below 1.
       nesterov: whether the momentum is Nesterov's.
-      one_cycle_steps: of the whole training, over which the learning rate follows `one_cycle`.
-        None keeps it constant.
+      one_cycle_steps: the number of steps of the whole training, if the learning rate follows
+        `one_cycle`; None keeps the rate constant.
     """
     rate = one_cycle(learning_rate, one_cycle_steps) if one_cycle_steps else learning_rate
     return optax.sgd(rate, momentum=momentum or None, nesterov=nesterov)
@@ -159,14 +162,14 @@ def sgd(
 def one_cycle(peak: float, steps: int) -> optax.Schedule:
     """The learning rate of each step of a training that follows one cycle of cosines.
 
-    It rises from a 25th of the highest rate in three tenths of the steps, and falls to a 10,000th
-    of where it began (Smith and Topin, "Super-convergence", 2017). These are the defaults of optax
-    and of PyTorch's `OneCycleLR`.
+    It rises from a 25th of the highest rate during three tenths of the steps, and then falls to a
+    10,000th of the rate at the start (Smith and Topin, "Super-convergence", 2017). These are the
+    defaults of optax and of PyTorch's `OneCycleLR`.
     """
     return optax.cosine_onecycle_schedule(steps, peak)
 
 
 def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The keys of a seed: of the initial weights, and of the order of the images."""
+    """The two random keys of a seed: for the initial weights, and for the order of the images."""
     init_key, order_key = jax.random.split(jax.random.key(seed))
     return init_key, order_key

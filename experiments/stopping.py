@@ -1,6 +1,6 @@
 """How a signal ends a command.
 
-This room imports nothing that takes long, so that a command can import it before the rest.
+This module imports nothing that takes long, so that a command can import it before the rest.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Stopped(BaseException):
-    """A signal, or a closed standard output, asked the process to end.
+    """A signal asked the process to end.
 
     Attributes:
-      number: of the signal.
+      number: the signal's number.
     """
 
     def __init__(self, number: int):
@@ -25,7 +25,7 @@ class Stopped(BaseException):
 
 
 def end_at_once() -> None:
-    """Makes the signals end the process in one line, for the time of a command's imports."""
+    """Makes the signals end the process with one line while a command imports its modules."""
 
     def end(number: int, _: object) -> NoReturn:
         os.write(2, b"interrupted\n")
@@ -36,7 +36,7 @@ def end_at_once() -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """The signals raise `Stopped` in here."""
+    """Makes the signals raise `Stopped` as long as the context lasts."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise Stopped(number)
@@ -50,7 +50,7 @@ def stoppable() -> Iterator[None]:
 
 
 def _handle(handler: Callable[[int, object], NoReturn]) -> dict[int, Any]:
-    """Sets a handler and returns those before; an ignored signal, as under nohup, stays so."""
+    """Sets a handler and returns the earlier ones; signals that nohup ignores stay ignored."""
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread, where no handler can be set
         for name in SIGNALS:

@@ -1,4 +1,4 @@
-"""What the commands print: their console, their progress, the report's lines, tables."""
+"""What the commands print: their console, progress, lines in the report's form, tables."""
 
 import contextlib
 import logging
@@ -19,18 +19,18 @@ from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
 from mnist_jax.train import Evaluation
 
-TABLE_WIDTH = 80  # characters that the widest table needs; a narrower terminal wraps its lines
+TABLE_WIDTH = 80  # characters in the widest table; a narrower terminal wraps its lines
 
 
 class _Console(Console):
-    """A console whose closed output is an exception like any other; rich would exit with 1."""
+    """A console that raises an exception when its output is closed; rich would exit with 1."""
 
     def on_broken_pipe(self) -> None:
         raise
 
 
 class _Output:
-    """The standard output, whose full disk is not mistaken for that of a file of ours."""
+    """The standard output with errors that name it, so that they are not taken for a file's."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(sys.stdout, name)
@@ -55,7 +55,7 @@ def _named() -> Iterator[None]:
 
 
 def console(*, quiet: bool = False) -> Console:
-    """The console of a command: plain text, lines as long as they are, tables never cut off."""
+    """The console of a command: plain text, in which neither lines nor tables are cut off."""
     return _Console(
         width=max(TABLE_WIDTH, shutil.get_terminal_size().columns),
         file=_Output(),  # type: ignore[arg-type]  (it is a text file in all that rich uses)
@@ -67,12 +67,12 @@ def console(*, quiet: bool = False) -> Console:
 
 
 def complain(line: str) -> None:
-    """Says on the standard error output what could not be done, while the rest goes on."""
+    """Prints to the standard error output what could not be done, and lets the command go on."""
     print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def progress(console: Console) -> Progress:
-    """A bar of the epochs done and the time left, on a terminal only."""
+    """A bar with the epochs done and the time left; it is shown on a terminal only."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -97,7 +97,7 @@ def print_table(console: Console, table: Table) -> None:
 
 @contextlib.contextmanager
 def log_of_library(console: Console) -> Iterator[None]:
-    """What the library logs, as where the data come from, is printed."""
+    """Prints what the library logs, for example where the data come from."""
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -115,18 +115,18 @@ def log_of_library(console: Console) -> Iterator[None]:
 
 
 def network_line(model: LeNet) -> str:
-    """The network and its size."""
+    """A line with the network and its number of parameters."""
     parameters = sum(layer.parameters for layer in summary(model))
     return f"network: LeNet, block {model.placement}, {parameters:,} parameters"
 
 
 def devices_line(devices: Sequence[Any]) -> str:
-    """What the run computes on."""
+    """A line with the devices that a run computes on."""
     return f"devices: {', '.join(f'{d.platform} ({d.device_kind})' for d in devices)}"
 
 
 def epoch_line(row: Mapping[str, float | None]) -> str:
-    """The report's own line, and the seconds."""
+    """A line of an epoch in the report's form, followed by the seconds."""
     return (
         "Epoch {epoch}, train:: loss: {train_loss:.4f}, accuracy: {train_accuracy_percent:.4f}% "
         "test:: loss: {test_loss:.4f}, accuracy: {test_accuracy_percent:.4f}% ({seconds:.2f} s)"
@@ -134,7 +134,7 @@ def epoch_line(row: Mapping[str, float | None]) -> str:
 
 
 def per_class_lines(confusion: np.ndarray) -> Iterator[str]:
-    """The report's own lines, whole percent cut off as there, and the counts.
+    """Lines in the report's form, with percentages cut off to whole numbers, and the counts.
 
     Args:
       confusion: [10, 10] images, row = label, column = prediction.
@@ -146,7 +146,7 @@ def per_class_lines(confusion: np.ndarray) -> Iterator[str]:
 
 
 def evaluations_table(tested: Mapping[str, Evaluation]) -> Table:
-    """The last epoch with each kind of statistics that batch normalisation can use."""
+    """A table of the last epoch, evaluated with each kind of statistics of batch normalisation."""
     names = {
         "running": "running statistics of training",
         "batch": "statistics of each test batch",
@@ -162,7 +162,7 @@ def evaluations_table(tested: Mapping[str, Evaluation]) -> Table:
 
 
 def report_table(compared: Sequence[Compared]) -> Table:
-    """A run's last epoch beside the report's."""
+    """A table of a run's last epoch beside the report's."""
     table = Table("last epoch", title="Beside the report", box=box.SIMPLE_HEAD)
     for name in ("ours", "report", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -177,7 +177,7 @@ def report_table(compared: Sequence[Compared]) -> Table:
 
 
 def summary_table(placement: str, layers: Sequence[Layer]) -> Table:
-    """A network layer by layer."""
+    """A table of a network's layers."""
     title = f"LeNet, block {placement}: one image"
     table = Table(title=title, show_footer=True, box=box.SIMPLE_HEAD)
     table.add_column("layer", "total", no_wrap=True)

@@ -1,8 +1,8 @@
-"""The report's networks and training loop in PyTorch, the peer of every comparison.
+"""The report's networks and training loop in PyTorch, with which this project compares itself.
 
-The networks are the report's printout, module by module and name by name. `B` is the batch size
-and `N` the number of images of a split. This is the one module of the experiments that imports
-PyTorch, so commands import it where they need it.
+The networks follow the report's printout, module by module and name by name. `B` is the batch size
+and `N` the number of images of a split. This module imports PyTorch at its top, so commands import
+it only where they need it.
 """
 
 import copy
@@ -23,7 +23,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images [B, 1, 28, 28], 
 
 
 class ResNetBlock(nn.Module):
-    """The report's block; `C` is `channels`."""
+    """The report's residual block; `C` is `channels`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -41,7 +41,7 @@ class ResNetBlock(nn.Module):
 
 
 class LeNet(nn.Module):
-    """The report's network, its modules in the order of the printout."""
+    """The report's network, with its modules in the order of the report's printout."""
 
     def __init__(self, placement: Placement):
         super().__init__()
@@ -72,7 +72,7 @@ class LeNet(nn.Module):
 
 
 class Sums(NamedTuple):
-    """Sums over the examples of an epoch, as `mnist_jax.metrics.Metrics`."""
+    """Sums over the examples of an epoch, like `mnist_jax.metrics.Metrics`."""
 
     loss: float
     correct: int
@@ -80,19 +80,19 @@ class Sums(NamedTuple):
 
     @property
     def mean_loss(self) -> float:
-        """Cross-entropy per example."""
+        """The mean cross-entropy of an example, in nats."""
         return self.loss / self.count
 
     @property
     def accuracy_percent(self) -> float:
-        """Correct predictions, in percent."""
+        """The share of right predictions, in percent."""
         return 100 * self.correct / self.count
 
 
 def build(placement: Placement, seed: int, dtype: torch.dtype = torch.float32) -> LeNet:
     """A network with PyTorch's default initialisation, in training mode."""
     torch.manual_seed(seed)
-    return LeNet(placement).to(dtype)  # drawn in float32, so a seed gives the same in both
+    return LeNet(placement).to(dtype)  # drawn in float32, so a seed means the same in float64
 
 
 def make_optimizer(
@@ -119,7 +119,7 @@ def in_memory(
 def in_order(
     images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of data in memory, in the given order `[N]`; the last one may be partial."""
+    """Yields batches of data in memory, in the given order `[N]`; the last one may be partial."""
     for chosen in order.split(batch_size):
         yield images[chosen], labels[chosen]
 
@@ -161,9 +161,8 @@ def evaluate(model: nn.Module, batches: Batches) -> Sums:
 def evaluate_in_training_mode(model: nn.Module, batches: Batches) -> Sums:
     """The sums over the batches, each normalised with its own statistics.
 
-    This is what a program computes that does not call `model.eval()`. Such a program also moves
-    the running statistics. Here a copy of the network is evaluated, and the given one stays as it
-    is.
+    A program that does not call `model.eval()` computes this. It also moves the running statistics.
+    Here a copy of the network is evaluated, and the given one stays as it is.
     """
     return _evaluate(copy.deepcopy(model).train(), batches)
 
@@ -172,8 +171,8 @@ def evaluate_in_training_mode(model: nn.Module, batches: Batches) -> Sums:
 def recalibrated(model: nn.Module, batches: Batches) -> nn.Module:
     """A copy of the network whose running statistics are the means over the batches.
 
-    With `momentum=None` a BatchNorm layer averages the statistics of all batches that it has seen,
-    in place of forgetting the older ones. The weights stay as they are.
+    With `momentum=None` a BatchNorm layer averages the statistics of all batches that it has seen
+    instead of forgetting the older ones. The weights stay as they are.
     """
     model = copy.deepcopy(model).train()
     for module in model.modules():
@@ -197,11 +196,11 @@ def _evaluate(model: nn.Module, batches: Batches) -> Sums:
 
 @torch.no_grad()
 def activations(model: LeNet, images: torch.Tensor) -> dict[str, np.ndarray]:
-    """What each module computes, in the model's present mode, by the module's name.
+    """What each module computes in the model's current mode, by the module's name.
 
-    The pooling module is called twice; its outputs are `conv1, pool` and `conv2, pool`. The
-    convolutions before it stand there only as what the pooling made of them. Running in training
-    mode moves the running statistics.
+    The pooling module is called twice; its outputs are `conv1, pool` and `conv2, pool`. The outputs
+    of the convolutions before it are left out. In training mode the call moves the running
+    statistics.
     """
     outputs: dict[str, np.ndarray] = {}
 
@@ -239,7 +238,7 @@ class OneByOne(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Image `[1, 28, 28]` float32 and label."""
+        """The image `[1, 28, 28]` float32 and the label of one example."""
         image = Image.fromarray(self.images[index, :, :, 0])
         tensor = torch.from_numpy(np.array(image)).view(28, 28, 1).permute(2, 0, 1).contiguous()
         tensor = tensor.to(torch.float32).div(255)

@@ -1,11 +1,13 @@
 """The study's statistics: from a table of results to the tables that the READMEs show.
 
-A result is one row: variant (a key of `experiments.settings.SETTINGS`), placement, seed, epoch, the
-four metrics of `published.METRICS`, whose test images were seen with running statistics, and loss
-and accuracy of the test images in the two other evaluations of `experiments.settings.EVALUATIONS`,
-as in `batch_test_loss`. What the networks said of each test image after the last epoch is apart,
-see `per_class.Answers`. Equal seeds saw equal batches in equal order, whatever the placement and
-the variant, so comparisons are paired by seed. Nothing here trains, draws or prints.
+A result is one row of a table. It has the columns variant (a key of
+`experiments.settings.SETTINGS`), placement, seed, epoch and the four metrics of
+`published.METRICS`, for which the test images were normalised with running statistics. Further
+columns such as `batch_test_loss` hold loss and accuracy of the test images in the two other
+evaluations of `experiments.settings.EVALUATIONS`. The answers to each test image after the last
+epoch are kept apart, as `per_class.Answers`. Equal seeds saw equal batches in equal order, whatever
+the placement and the variant, so comparisons are paired by seed. Nothing here trains, draws or
+prints.
 
     runs          which runs count, and how a network was evaluated
     reproduction  whether the report's numbers look like ours
@@ -13,8 +15,8 @@ the variant, so comparisons are paired by seed. Nothing here trains, draws or pr
     paired        differences by seed: intervals, tests and their power
     claims        whether the report's four claims hold
     block         why the block helps
-    per_class     the report's per-class percentages, and of which images they are
-    tables        all of it, as Markdown and as JSON
+    per_class     the report's per-class percentages, and the images that they were measured on
+    tables        all of these tables, as Markdown and as JSON
 
 What cannot be computed, because seeds, placements or variants are missing, is left empty (NaN)
 or left out, and `Tables.notes` says so.

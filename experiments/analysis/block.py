@@ -28,7 +28,8 @@ class Arm(NamedTuple):
 
 
 NONE = Arm("report", "none")
-# What stands at the place of the block, by variant, and the network that is as large without one.
+# Variants by what stands at the place of the block, and the networks without a block that are as
+# large as those with one.
 WHOLE, NO_SHORTCUT, NO_NORM, NEITHER = "report", "no_shortcut", "no_batch_norm", "plain_block"
 NORM_ONLY, LONGER = "batch_norm_only", "longer"
 AS_LARGE: dict[Placement, Arm] = {
@@ -55,7 +56,7 @@ LABELS: dict[Arm, str] = {
 
 
 class Contrast(NamedTuple):
-    """A weighted sum of final accuracies, and what it asks."""
+    """A weighted sum of final accuracies, and the question that it answers."""
 
     question: str
     name: str
@@ -66,7 +67,7 @@ def contrasts_of(rates: Mapping[Placement, float]) -> list[Contrast]:
     """Every contrast of the plan.
 
     Args:
-      rates: the learning rate chosen for each placement, see `chosen_rates`; may be empty.
+      rates: the learning rate that `chosen_rates` chose for each placement; may be empty.
     """
     found = []
     for arm in LABELS:
@@ -129,13 +130,19 @@ def contrasts_of(rates: Mapping[Placement, float]) -> list[Contrast]:
 
 
 def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFrame:
-    """The contrasts that can be computed.
+    """Computes the contrasts whose networks the study has.
 
-    The tests are of running statistics; differences with recalibrated ones stand beside them.
+    The tests use the accuracies with running statistics; the differences with recalibrated ones
+    stand beside them. All are in percentage points.
+
+    Args:
+      runs: results, as `runs.complete_runs` returns them.
+      rates: the learning rate chosen for each placement; may be empty.
 
     Returns:
-      question, contrast, what `paired.paired` returns, p_holm, answer, and recalibrated,
-      recalibrated_low, recalibrated_high: the same difference with recalibrated statistics.
+      A row for each contrast: question, contrast, what `paired.paired` returns, p_holm, answer, and
+      recalibrated, recalibrated_low, recalibrated_high: the same difference with recalibrated
+      statistics.
     """
     wanted = contrasts_of(rates)
     running = _finals(runs, wanted)
@@ -161,12 +168,13 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
 
 
 def arms(runs: pd.DataFrame) -> pd.DataFrame:
-    """The networks, one a row.
+    """Lists the networks that the study has.
 
     Returns:
-      network, variant, placement, n, parameters (those that receive a gradient), running and
-      recalibrated (final test accuracy, percent), train_loss (of the last epoch), difference, low,
-      high (paired with the network without a block, running statistics, 95 % interval).
+      A row for each network: network, variant, placement, n, parameters (those that receive a
+      gradient), running and recalibrated (final test accuracy, percent), train_loss (of the last
+      epoch), difference, low, high (to the network without a block, paired by seed, with running
+      statistics, and its 95 % interval).
     """
     exact = evaluated(runs, "recalibrated") if "recalibrated" in evaluations_of(runs) else None
     rows = []
@@ -196,7 +204,7 @@ def trained_parameters(variant: str, placement: Placement) -> int:
     """How many parameters of a network receive a gradient.
 
     After fc1 the block sees images of one pixel. A 3x3 kernel with padding 1 touches that pixel
-    with its centre alone, and the other eight taps see zeros for ever.
+    with its centre only, and its eight other weights always meet zeros.
     """
     images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
     model = model_of(SETTINGS[variant], placement)
@@ -212,9 +220,10 @@ def trained_parameters(variant: str, placement: Placement) -> int:
 
 
 def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The learning rates, judged on training images that were held out.
+    """Chooses a learning rate for each placement by training images that were held out.
 
-    The rate with the highest mean accuracy after the last epoch is chosen, of equal ones the lower.
+    The rate with the highest mean accuracy after the last epoch is chosen; if two are equal, the
+    lower one is.
 
     Returns:
       A row for each placement and rate that was tried: placement, learning_rate, n, mean and sd
@@ -242,7 +251,7 @@ def rates_in(table: pd.DataFrame) -> dict[Placement, float]:
 
 
 def rates_at_an_end(table: pd.DataFrame) -> list[str]:
-    """Sentences about chosen rates beyond which a better one may lie."""
+    """A sentence for each chosen rate that is the lowest or the highest that was tried."""
     return [
         f"for {place} the learning rate {rate:g} was chosen, at an end of those that were tried"
         for place, rate in rates_in(table).items()
@@ -260,13 +269,13 @@ def held_out_at(rate: float) -> str:
 
 
 def _finals(runs: pd.DataFrame, wanted: Iterable[Contrast]) -> dict[Arm, pd.Series]:
-    """Final test accuracy by seed of each network that the contrasts need."""
+    """The final test accuracy by seed of each network that the contrasts need."""
     needed = dict.fromkeys(arm for contrast in wanted for arm in contrast.weights)
     return {arm: final(runs, *arm) for arm in needed}
 
 
 def _weighted(finals: Mapping[Arm, pd.Series], weights: Mapping[Arm, float]) -> pd.Series:
-    """The contrast by seed, for the seeds that all its networks have."""
+    """The value of a contrast for each seed that all its networks have."""
     if not weights.keys() <= finals.keys():
         return pd.Series(dtype=float)
     parts = [weight * finals[arm] for arm, weight in weights.items()]

@@ -1,9 +1,9 @@
-"""Do the report's four claims hold: the evidence for each, and an answer by rules fixed beforehand.
+"""Do the report's four claims hold? The evidence for each, and an answer by rules fixed beforehand.
 
 The rules are those of `experiments/results/plan.md`. Claims 1, 3 and 4 are about differences paired
-by seed. Where a claim speaks of both networks or is asked with both pixel scales, its p-value is
-the largest of its rows: the intersection-union test (Berger, Technometrics 24, 1982), which needs
-no correction inside a claim. Holm's correction covers the four claims.
+by seed. If a claim speaks of both networks or is tested with both pixel scales, its p-value is the
+largest of its rows. This is the intersection-union test (Berger, Technometrics 24, 1982), which
+needs no correction inside a claim. Holm's correction covers the four claims.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ Row = Mapping[Any, Any]  # of the evidence
 SCALES = (
     "report",
     "mnist",
-)  # the variants with both pixel scales of which PyTorch's tutorials know
+)  # the variants with the two pixel scales that PyTorch's tutorials use
 BLOCKS = tuple(published.HISTORY)
 PRIMARY = "running"  # the evaluation on which the answers rest
 
@@ -36,10 +36,10 @@ REPORTED_GAIN = (5.0, 7.29)  # points
 # bioequivalence (FDA, Statistical Approaches to Establishing Bioequivalence, 2001), symmetric in
 # the logarithm.
 SAME_RATIO = 1.25
-AUTHORS_PROGRAM = "pytorch dataloader"  # the report's claim is about this one
-PROGRAMS = (AUTHORS_PROGRAM, "pytorch eager", "mnist_jax")  # in the order in which they count
+AUTHORS_PROGRAM = "pytorch dataloader"  # the program that the report's claim is about
+PROGRAMS = (AUTHORS_PROGRAM, "pytorch eager", "mnist_jax")  # the order in which they are listed
 # Claim 3.
-EARLY = (1, 2)  # epochs whose training loss tells how fast a network learns
+EARLY = (1, 2)  # the epochs whose training loss shows how fast a network learns
 TARGET_PERCENT = 97.0
 # Claim 4. The report's own difference between its two networks, 98.79 - 98.71, is also the margin
 # within which they count as equally good.
@@ -52,17 +52,18 @@ COLUMNS = ["claim", *TEXT, "primary", *NUMBERS, "n", "differences"]
 
 
 def evidence_of(runs: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Every comparison that bears on a claim of the report, one a row.
+    """Makes every comparison that bears on a claim of the report.
 
     Args:
-      runs: see `runs.complete_runs`.
+      runs: results, as `runs.complete_runs` returns them.
       timing: the JSON that `benchmarks.epoch_time` writes; claim 2 needs it.
 
     Returns:
-      claim (1 to 4), reading, variant, evaluation, where (a placement, or the program that was
-      timed), unit, what `paired.paired` returns, test, primary (whether the answer rests on the
-      row), note, single_pair (claim 4: how often two runs of one and the same network differ by
-      `MARGIN_POINTS` or more). Effects of claim 2 are ratios, and their sd that of the logarithm.
+      A row for each comparison: claim (1 to 4), reading (what is compared), variant, evaluation,
+      where (a placement, or the program that was timed), unit, what `paired.paired` returns, test,
+      primary (whether the answer rests on the row), note, single_pair (claim 4: the share of pairs
+      of runs of one and the same network that differ by `MARGIN_POINTS` or more). Effects of claim
+      2 are ratios, and their sd is that of the ratio's logarithm.
     """
     rows = [*_gains(runs), *_times(timing), *_speeds(runs), *_orders(runs)]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -73,16 +74,19 @@ def evidence_of(runs: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> 
 
 
 def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The four claims, each with one p-value and an answer in plain words.
+    """Answers the four claims, each with one p-value and in plain words.
 
     A claim that could not be tested counts as p = 1 in Holm's correction. Rows of the evidence that
     are not primary are not corrected.
 
+    Args:
+      evidence: what `evidence_of` returned.
+
     Returns:
-      claim, statement, effects (the primary rows in words), test, n, p, p_holm, power (the chance
-      of finding what the report says, at Holm's level and the observed spread; of claim 2, of
-      finding equal times equal; the report gives no size for claim 3), verdict (a few words),
-      detail (the numbers that it rests on).
+      A row for each claim: claim, statement, effects (the primary rows in words), test, n, p,
+      p_holm, power (the chance of finding what the report says, at Holm's level and the observed
+      spread; for claim 2 the chance of finding equal times equal; NaN for claim 3, for which the
+      report gives no size), verdict (a few words), detail (the numbers that the verdict rests on).
     """
     rows = []
     for number, statement in enumerate(published.CLAIMS, start=1):
@@ -169,10 +173,10 @@ def _within_reported(rows: pd.DataFrame) -> pd.Series:
 
 
 def _times(timing: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """A row for each program and thread count that was timed with both blocks, twice or more.
+    """A row for each program and thread count that was timed twice or more with both blocks.
 
-    Measurement i of one placement and measurement i of the other are of one round, in which they
-    ran next to each other, so that a slow moment of the machine meets both.
+    Measurement i of one placement and measurement i of the other come from the same round, so that
+    a slow time of the machine meets both.
     """
     seconds: dict[tuple[str, int], dict[str, list[float]]] = {}
     for row in (timing or {"rows": []})["rows"]:
@@ -212,7 +216,7 @@ def smallest_margin(row: Row) -> float:
 
 
 def time_in_words(row: Row) -> tuple[str, str]:
-    """The rule of claim 2 for one program: its answer, and the numbers in words."""
+    """Applies the rule of claim 2 to one program; returns the answer, and the numbers in words."""
     low, high = row["low90"], row["high90"]
     longer = f"{100 * (row['effect'] - 1):+.0f} %"
     numbers = f"{longer} [{100 * (low - 1):+.0f}, {100 * (high - 1):+.0f}]"
@@ -265,7 +269,7 @@ def _speeds(runs: pd.DataFrame) -> list[dict[str, Any]]:
             said = "final accuracy gained"
             rows.append(common | {"reading": said, "unit": "points"} | paired(better))
             gains[place] = {"log ratio": gain[EARLY], "epochs": saved}
-        # Below 0 where a block leaves less than half of what a network without one gains.
+        # This is below 0 if a network with a block gains less than half of what one without gains.
         for place in BLOCKS:
             for unit in ("log ratio", "epochs"):
                 left = gains[place][unit] - gains["none"][unit] / 2
@@ -278,7 +282,7 @@ def _speeds(runs: pd.DataFrame) -> list[dict[str, Any]]:
 def early_loss(
     runs: pd.DataFrame, variant: str, placement: str, epochs: Iterable[int] = EARLY
 ) -> pd.Series:
-    """Mean logarithm of the training loss of some epochs, by seed."""
+    """The mean over some epochs of the logarithm of the training loss, by seed."""
     rows = runs[(runs["variant"] == variant) & (runs["placement"] == placement)]
     rows = rows[rows["epoch"].isin(list(epochs))]
     logarithm = np.log(rows["train_loss"].astype(float))
@@ -288,8 +292,8 @@ def early_loss(
 def epochs_to_target(runs: pd.DataFrame, variant: str, placement: str) -> pd.Series:
     """Epochs until test accuracy first reaches `TARGET_PERCENT`, by seed; NaN where it never does.
 
-    Accuracy is measured after each epoch. Between two measurements it is taken as a straight
-    line, and before the first one as a line from 10 %, which guessing gives.
+    Accuracy is measured after each epoch and interpolated linearly between the measurements.
+    Before the first one the line starts at 10 %, which guessing gives.
     """
     rows = runs[(runs["variant"] == variant) & (runs["placement"] == placement)]
     curves = rows.pivot(index="seed", columns="epoch", values=FINAL).sort_index(axis=1)
@@ -304,9 +308,10 @@ def epochs_to_target(runs: pd.DataFrame, variant: str, placement: str) -> pd.Ser
 
 
 def epochs_saved(runs: pd.DataFrame, variant: str, placement: str) -> tuple[pd.Series, str]:
-    """Epochs to the target without normalisation minus epochs with it, by seed, and what to know.
+    """Epochs to the target without normalisation minus epochs with it, by seed, and a note.
 
-    A run that never reaches it counts as the last epoch, on both sides.
+    A run that never reaches the target counts as reaching it in the last epoch, on both sides; the
+    note says how many runs did not.
     """
     plain = epochs_to_target(runs, "unnormalised", placement)
     normalised = epochs_to_target(runs, variant, placement)
@@ -378,9 +383,10 @@ def _orders(runs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def single_pair(*networks: pd.Series) -> float:
-    """How often two runs of one network differ by `MARGIN_POINTS` or more, mean over networks.
+    """The share of pairs of runs of one network that differ by `MARGIN_POINTS` or more.
 
-    So often would a report that trains two equal networks once find one of them as much better.
+    It is the mean over the networks. A report that trains two equally good networks once each would
+    find one of them better by this margin with the same probability.
     """
     shares = []
     for accuracies in networks:
@@ -393,10 +399,10 @@ def single_pair(*networks: pd.Series) -> float:
 
 
 def order_in_words(row: Row) -> tuple[str, str]:
-    """The rule of claim 4 for one scale and evaluation.
+    """Applies the rule of claim 4 to one pixel scale and evaluation.
 
     Returns:
-      better, worse, the same or undecided, and a sentence's part that says it with numbers.
+      "better", "worse", "the same" or "undecided", and a part of a sentence with the numbers.
     """
     numbers = _numbers(row)
     if np.isnan(row["low"]):
@@ -462,12 +468,12 @@ def _order_detail(
 
 
 def _measured(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that have something in them: a study need not have every variant."""
+    """The rows that rest on at least one seed, since a study need not have every variant."""
     return [row for row in rows if row["n"]]
 
 
 def _power(claim: int, row: Row) -> float:
-    """See `verdicts`."""
+    """The power of one row's test, as `verdicts` explains it."""
     if claim == 3 or row["n"] < 2 or not row["sd"] > 1e-9:
         return np.nan
     if claim == 2:
@@ -497,7 +503,7 @@ def _in_words(row: Row) -> str:
 
 
 def _span(effects: Iterable[float]) -> str:
-    """Smallest and largest effect, as in `+0.31 to +0.44`; nothing where there is none."""
+    """Smallest and largest effect, as in `+0.31 to +0.44`; an empty string if there is none."""
     known = [value for value in effects if not np.isnan(value)]
     if not known:
         return ""

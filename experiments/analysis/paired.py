@@ -8,20 +8,24 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 LEVEL = 0.05
-CLAIMS = 4  # of the report
-HOLM_LEVEL = LEVEL / CLAIMS  # at which Holm's procedure tests the smallest of the four p-values
+CLAIMS = 4  # the number of the report's claims
+HOLM_LEVEL = LEVEL / CLAIMS  # the level at which Holm's procedure tests the smallest p-value
 POWER = 0.8
 MOST_PAIRS = 10_000
 
 
 def paired(differences: pd.Series) -> dict[str, Any]:
-    """What is known of the mean of differences, one a seed; those that are missing are left out.
+    """Tests whether the mean of paired differences is 0, and estimates it.
+
+    Args:
+      differences: one for each seed; missing ones (NaN) are left out.
 
     Returns:
       effect (the mean), low and high (its 95 % interval), low90 and high90 (its 90 % interval), sd
       (of the differences), p (two-sided paired t-test of no difference), p_sign (sign test, which
       assumes no distribution and leaves ties out), ahead (share of seeds above 0, a tie counting
-      half), n, differences. NaN where it takes more seeds.
+      half), n, differences. All but the last two are NaN with fewer than two seeds; intervals and
+      p-values are NaN if all differences are equal.
     """
     known = differences.dropna()
     row: dict[str, Any] = dict.fromkeys(
@@ -33,7 +37,7 @@ def paired(differences: pd.Series) -> dict[str, Any]:
     above, below = (known > 1e-9).sum(), (known < -1e-9).sum()
     row["effect"], row["sd"] = known.mean(), known.std()
     row["ahead"] = (above + (len(known) - above - below) / 2) / len(known)
-    if np.ptp(known) < 1e-9:  # no spread: no test can be made of it
+    if np.ptp(known) < 1e-9:  # no test is possible without any spread
         return row
     test: Any = stats.ttest_1samp(known, 0.0)
     row["low"], row["high"] = test.confidence_interval(1 - LEVEL)
@@ -46,7 +50,7 @@ def paired(differences: pd.Series) -> dict[str, Any]:
 def p_within(row: dict[str, Any], margin: float) -> float:
     """The p-value of two one-sided tests of a mean outside ± margin (Schuirmann, 1987).
 
-    A small one says that the mean lies inside. `row` is what `paired` returns.
+    A small p-value says that the mean lies inside. `row` is what `paired` returns.
     """
     error = row["sd"] / np.sqrt(row["n"])
     if not error > 0:
@@ -61,7 +65,7 @@ def power(effect: float, sd: float, n: int, *, level: float = HOLM_LEVEL) -> flo
 
 
 def power_within(margin: float, sd: float, n: int, *, level: float = HOLM_LEVEL) -> float:
-    """The chance that `p_within` falls below the level where there is no difference at all.
+    """The chance that `p_within` falls below the level if there is no difference at all.
 
     The mean must lie closer to 0 than the margin less t · s / sqrt(n). Given the standard deviation
     s of a sample, that chance is a normal one; it is averaged over the distribution of s.
@@ -74,7 +78,7 @@ def power_within(margin: float, sd: float, n: int, *, level: float = HOLM_LEVEL)
 
 
 def pairs_needed(effect: float, sd: float, *, level: float = HOLM_LEVEL) -> int | None:
-    """The pairs with which `power` reaches 80 %; None where 10,000 are not enough.
+    """The number of pairs with which `power` reaches 80 %; None if 10,000 are not enough.
 
     The effect should be one that was named before the data: the power at an effect that was found
     repeats its p-value (Hoenig & Heisey, The American Statistician 55, 2001).

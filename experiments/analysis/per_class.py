@@ -1,6 +1,6 @@
-"""How the report's per-class percentages lie among ours, and of which images they are.
+"""How the report's per-class percentages lie among ours, and on which images they were measured.
 
-The percentages are whole numbers, three of ten or so are 100, and their mean is 97.8 where the same
+The percentages are whole numbers, six of the twenty are 100, and their mean is 97.8, while the same
 networks score 98.7 on all images. The PyTorch tutorial "Training a Classifier"
 (beginner_source/blitz/cifar10_tutorial.py, until 2021) has a per-class loop, `for i in range(4)`,
 written for batches of four, that counts the first four images of each batch, and prints with
@@ -31,14 +31,14 @@ class Answers(NamedTuple):
 
     variant: str
     placement: str
-    evaluation: str  # see `experiments.settings.EVALUATIONS`
+    evaluation: str  # a key of `experiments.settings.EVALUATIONS`
     seeds: np.ndarray  # [n]
     confusion: np.ndarray  # [n, 10, 10] images, row = label, column = prediction
     correct: np.ndarray  # [n, ceil(N / 8)] uint8, `np.packbits` of whether each image was right
 
 
 def samplings(size: int) -> dict[str, np.ndarray]:
-    """Parts of a test split of so many images, as masks `[N]`, in the order of the files."""
+    """Samples of a test split of `size` images, as masks `[N]` in the order of the files."""
     place = np.arange(size)
     each = {k: f"first {k} of each batch" for k in (2, 4, 8, 16)} | {1: "first of each batch"}
     return {each[k]: place % BATCH < k for k in (1, 2, 4, 8, 16)} | {
@@ -56,8 +56,8 @@ def accuracies(answers: Iterable[Answers], variant: str = "report") -> pd.DataFr
 
     Returns:
       A row for each evaluation, placement and digit, in percent: mean over seeds, sd, low and high
-      (95 % prediction interval for one new run, on the scale of the logit, see `reproduction`),
-      images, published (NaN where the report has none), inside, n. One seed gives no interval.
+      (95 % prediction interval for one new run, computed on the scale of the logit), images,
+      published (NaN where the report has none), inside, n. One seed gives no interval.
     """
     tables = []
     for answer in answers:
@@ -78,7 +78,7 @@ def accuracies(answers: Iterable[Answers], variant: str = "report") -> pd.DataFr
         table["published"] = published.PER_CLASS_ACCURACY_PERCENT.get(answer.placement, np.nan)
         table[["sd", "low", "high"]] = np.nan
         if n > 1:
-            half = 0.5 / images  # of an image: no logit is infinite
+            half = 0.5 / images  # the share of half an image, so that no logit is infinite
             values = special.logit(np.clip(share, half, 1 - half))
             scale = scale_of(values, np.full(10, 1e-9))
             low, high = stats.t.interval(0.95, n - 1, values.mean(axis=0), scale)
@@ -93,35 +93,37 @@ def accuracies(answers: Iterable[Answers], variant: str = "report") -> pd.DataFr
 
 
 def pooled_confusion(answer: Answers) -> np.ndarray:
-    """Mean over the seeds, [10, 10] images of the test split."""
+    """The mean confusion matrix over the seeds, [10, 10] images of the test split."""
     return answer.confusion.mean(axis=0)
 
 
 def sampling(
     answers: Iterable[Answers], labels: np.ndarray, variant: str = "report"
 ) -> pd.DataFrame:
-    """Which part of the test split the report's per-class percentages are of.
+    """Finds out on which part of the test split the report's per-class percentages were measured.
 
-    Each sampling is made of our own runs' answers on the very images that it takes, cut off or
-    rounded to whole percent. A percentage is reachable if some number of mistakes among so many
-    images prints as it. The probability of exactly the report's percentages takes the mistakes on a
-    digit for negative binomial, with mean and variance of our runs (Poisson where they vary less),
-    and digits and networks for independent. As every sampling is asked for the same twenty numbers,
-    these probabilities can be compared. Our own runs are scored by the others in the same way, and
-    `place` is the report's among them, 1 being the least probable.
+    For each sampling, our own runs' answers to exactly its images give percentages, which are cut
+    off or rounded to whole numbers. A percentage is reachable if some number of mistakes on the
+    sample's images of the digit prints as it. The probability of exactly the report's percentages
+    treats the mistakes on a digit as negative binomial, with the mean and variance of our runs
+    (Poisson if they vary less), and digits and networks as independent. Since every sampling is
+    asked for the same twenty numbers, these probabilities can be compared. Each of our own runs is
+    scored by the others in the same way, and `place` is the report's place among them, 1 being the
+    least probable.
 
     Args:
-      answers: of all runs; those of `variant` with a block count.
+      answers: those of all runs; only those of `variant` with a block count.
       labels: `[N]`, in the order of the files.
-      variant: which setting.
+      variant: the setting, a key of `experiments.settings.SETTINGS`.
 
     Returns:
       A row for each evaluation, sampling and way of printing: evaluation, sampling, printed,
-      images, step_percent (one image of a digit, median over digits), reachable (of the report's
-      numbers, as many as total), mean_percent (mean of ten printed percentages, over our runs),
-      hundreds (mean number of digits that print as 100 %), p_low_<placement> (share of our runs
-      with a mean as low as the report's), log10_probability (-inf where a number is not reachable),
-      place, among. Empty without answers to both networks.
+      images, step_percent (one image of a digit, median over digits), reachable (how many of the
+      report's `total` numbers are), total, mean_percent (mean of ten printed percentages, over our
+      runs), hundreds (mean number of digits that print as 100 %), p_low_<placement> (share of our
+      runs with a mean as low as the report's), log10_probability (-inf if a number is not
+      reachable), place, among (how many are compared). It is empty unless both networks have
+      answers of three seeds.
     """
     by_evaluation: dict[str, dict[str, np.ndarray]] = {}
     for answer in answers:
@@ -165,7 +167,7 @@ def sampling(
 
 
 def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
-    """Is "about 92 %" without a block a mean of sampled percentages, as "nearly 98" may be?
+    """Is "about 92 %" without a block a mean of sampled percentages, as "nearly 98 %" may be?
 
     The report does not say on which images its baseline reached 92 %. Its two lists of per-class
     percentages have the mean 97.8, which may be its "nearly 98 %".
@@ -181,7 +183,7 @@ def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
     for answer in answers:
         if answer.placement != "none" or answer.variant not in CANDIDATES:
             continue
-        if answer.evaluation != "running":  # without a block they are all the same
+        if answer.evaluation != "running":  # without a block the others would be the same
             continue
         right = _unpacked(answer, len(labels))
         mask = samplings(len(labels))["first 4 of each batch"]
@@ -213,7 +215,7 @@ def _mistakes(right: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> np.nda
 
 
 def _percent(wrong: np.ndarray, sample: np.ndarray, whole: np.ufunc) -> np.ndarray:
-    """Whole percent right, after so many mistakes `[..., 10]`; NaN beyond the sample's size."""
+    """Whole percentages that `wrong` mistakes `[..., 10]` give; NaN beyond the sample's size."""
     with np.errstate(invalid="ignore", divide="ignore"):
         percent = whole(100 * (sample - wrong) / sample)
     return np.where(wrong <= sample, percent, np.nan)
@@ -222,7 +224,7 @@ def _percent(wrong: np.ndarray, sample: np.ndarray, whole: np.ufunc) -> np.ndarr
 def _log_probability(
     target: np.ndarray, wrong: np.ndarray, sample: np.ndarray, whole: np.ufunc
 ) -> float:
-    """Log probability that a new run prints these ten percentages; see `sampling`."""
+    """Log probability that a new run prints these ten percentages, as `sampling` explains."""
     n = len(wrong)
     mean = np.maximum(wrong.mean(axis=0), 0.5 / n)
     variance = np.maximum(wrong.var(axis=0, ddof=1) * (1 + 1 / n), mean * (1 + 1e-6))

@@ -1,4 +1,4 @@
-"""Does the report reproduce: its numbers, and its curves as wholes, among our runs of a setting.
+"""Does the report reproduce? Its numbers, and its curves as a whole, among our runs of a setting.
 
 Losses are compared by their logarithm and accuracies by their logit, log(p / (1 - p)). So no
 interval reaches below a loss of 0 or above 100 %, and a spread that is proportional to the error,
@@ -17,10 +17,10 @@ from experiments import published
 
 @dataclass(frozen=True)
 class Rank:
-    """Where the report's two runs, taken together, stand among ours by how far out they lie."""
+    """The place of the report's two runs, taken together, among ours by their distance."""
 
     place: int  # 1 is the farthest from the others, `among` the nearest to their middle
-    among: int  # our pairs of runs and the report's
+    among: int  # the number of our pairs of runs, plus the report's
     place_by_placement: dict[str, int]
     statistic: float  # mean squared standardised deviation of the report's numbers; about 1
     inside: int  # numbers inside their 95 % prediction interval
@@ -28,7 +28,7 @@ class Rank:
 
 
 def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
-    """The report's numbers against the seeds of one variant.
+    """Compares the report's numbers with the seeds of one variant.
 
     The 95 % prediction interval for one new run is mean ± t(0.975, n-1) · sd · sqrt(1 + 1/n), of
     normal runs (Hahn & Meeker, Statistical Intervals, 1991, section 4.7), on the scale of the
@@ -64,18 +64,22 @@ def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
 
 
 def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
-    """The place of all the report's numbers taken together, however its epochs are correlated.
+    """Finds the place of all the report's numbers, taken together, among our runs.
 
     The report's pair of runs joins our n pairs as number n+1. Each pair is scored by how far it
     lies from the other n: the mean over all numbers of its squared studentised deviation, mean
     and standard deviation taken without it. Were the report's pair one more of ours, each of the
     n+1 places would be equally likely (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random
-    World, 2005, section 2.2). This assumes exchangeable pairs and no distribution. So place 1 of 31
-    has a probability of 1/31, and so has place 31: it is nothing to boast of.
+    World, 2005, section 2.2). This assumes that pairs are exchangeable, but no distribution, and it
+    holds however epochs are correlated. Place 31 of 31 is as probable as place 1, namely 1/31, so
+    it is no better than any place between them.
 
-    Two limits. Our pairs share a seed and the report's may not; the places by placement do not
-    depend on that. And a place far from 1 means little where the variant was chosen to fit the same
-    numbers.
+    There are two limits. Our pairs share a seed and the report's may not; the places by placement
+    do not depend on that. And a place far from 1 means little if the variant was chosen because it
+    fits the same numbers.
+
+    Returns:
+      None with fewer than two seeds.
     """
     table = intervals(runs, variant)
     if table.empty:
@@ -101,7 +105,7 @@ def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
 
 
 def curves_of(runs: pd.DataFrame, variant: str) -> pd.DataFrame:
-    """Seeds by (placement, epoch, metric); a seed must have every placement that the study has."""
+    """A table of seeds by (placement, epoch, metric), without seeds that lack a placement."""
     rows = runs[(runs["variant"] == variant) & runs["placement"].isin(published.HISTORY)]
     wide = rows.pivot(index="seed", columns=["placement", "epoch"], values=list(published.METRICS))
     wide.columns = wide.columns.set_names("metric", level=0)
@@ -132,9 +136,9 @@ def numbers_of(curves: pd.DataFrame) -> pd.Series:
 
 
 def transformed(values: pd.DataFrame | pd.Series, metrics: Iterable[str]) -> np.ndarray:
-    """Numbers `[..., k]` of k metrics: the logarithm of a loss, the logit of an accuracy.
+    """Numbers `[..., k]` of k metrics as the logarithm of a loss or the logit of an accuracy.
 
-    Where the transformation has no finite value, half of the last printed digit's unit is taken.
+    Numbers without a finite transform are first moved by half a unit of the last printed digit.
     """
     loss, step = _kinds(metrics)
     numbers = values.to_numpy(dtype=float)
@@ -149,10 +153,11 @@ def transformed_back(values: np.ndarray, metrics: Iterable[str]) -> np.ndarray:
 
 
 def rounding_of(numbers: pd.Series) -> np.ndarray:
-    """The standard deviation that rounding to the printed digits gives: step / sqrt(12) there.
+    """The standard deviation that rounding to the printed digits causes, on the transformed scale.
 
-    On the transformed scale, at the report's numbers, which are those of `numbers_of`. No spread
-    is taken for smaller, so that seeds which happen to agree do not exclude every other number.
+    It is that of a uniform distribution over one step, step / sqrt(12), at each of the report's
+    numbers (`numbers_of`). It is the smallest spread that is used, so that seeds which happen to
+    agree do not exclude every other number.
     """
     metrics = list(numbers.index.get_level_values("metric"))
     _, step = _kinds(metrics)
@@ -167,7 +172,7 @@ def scale_of(runs: np.ndarray, floor: np.ndarray) -> np.ndarray:
 
 
 def _kinds(metrics: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the metrics are losses, and the unit of the last digit that is printed of each."""
+    """Which of the metrics are losses, and the unit of the last printed digit of each."""
     names = list(metrics)
     return (
         np.array([name.endswith("loss") for name in names]),

@@ -7,14 +7,14 @@ from experiments import published
 from experiments.settings import EVALUATIONS, SETTINGS
 
 FINAL = "test_accuracy_percent"
-GUESSING = np.log(10.0)  # nats: the loss of a network that holds every digit for equally likely
+GUESSING = np.log(10.0)  # nats: the loss of a network for which every digit is equally likely
 
 
 def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
-    """The runs that have every epoch up to the last of their variant.
+    """The runs that have every epoch up to the last one of their variant.
 
-    A run that diverged counts. Its accuracies are as they were measured, and a loss that is not a
-    number counts as `GUESSING`.
+    A run that diverged counts. Its accuracies stay as they were measured, and a loss that is not
+    finite counts as `GUESSING`.
 
     Raises:
       ValueError: a variant, placement, seed and epoch occur twice.
@@ -34,7 +34,7 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def diverged(results: pd.DataFrame) -> int:
-    """How many runs have a loss that is not a number."""
+    """The number of runs that have a loss which is not finite."""
     broken = pd.Series(False, index=results.index)
     for accuracy, loss in _measured(results):
         broken |= _not_a_number(results, accuracy, loss)
@@ -48,7 +48,7 @@ def evaluations_of(runs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def evaluated(runs: pd.DataFrame, evaluation: str) -> pd.DataFrame:
-    """The runs that have an evaluation, which stands in the columns of `published.METRICS`."""
+    """The runs that have an evaluation, with its numbers in the columns of `published.METRICS`."""
     prefix = EVALUATIONS[evaluation]
     if not prefix:
         return runs
@@ -64,7 +64,7 @@ def final(runs: pd.DataFrame, variant: str, placement: str) -> pd.Series:
 
 
 def _measured(results: pd.DataFrame) -> list[tuple[str, str]]:
-    """The columns of accuracies, each with that of its loss."""
+    """Pairs of columns: each accuracy with its loss."""
     accuracies = [name for name in published.METRICS if name.endswith("accuracy_percent")]
     names = [f"{prefix}{name}" for prefix in EVALUATIONS.values() for name in accuracies]
     pairs = [(name, name.replace("accuracy_percent", "loss")) for name in names]

@@ -6,14 +6,15 @@ normalisation was told to normalise the test images. A cell is one choice of all
 
 A cell's score is the sum over the report's 80 numbers of the log density of the predictive
 Student-t distribution (mean, sd · sqrt(1 + 1/n), n - 1 degrees of freedom), on the scales of
-`reproduction`. It is a composite likelihood (Varin, Reid & Firth, Statistica Sinica 21, 2011):
-epochs and metrics are correlated and it multiplies them as if they were not. So it orders the
-cells, but its differences are no odds. What they are worth is measured: every run of every cell is
-left out in turn, taken for the report, and the same method names a cell for it. Its seed is left
-out of every cell, because equal seeds share batches and initial weights.
+`reproduction`: the logarithm of a loss and the logit of an accuracy. It is a composite likelihood
+(Varin, Reid & Firth, Statistica Sinica 21, 2011): epochs and metrics are correlated, and it
+multiplies them as if they were not. So it orders the cells, but its differences are not odds. How
+reliable they are is measured: every run of every cell is left out in turn and treated as if it
+were the report, and the same method names a cell for it. Its seed is left out of every cell,
+because equal seeds share batches and initial weights.
 
-All cells have equally many seeds. A predictive density is better known with more of them, which
-would favour a cell for nothing: by 5.6 nats with 30 against 10, where both are equally true.
+All cells have equally many seeds. With more seeds a predictive density is better known, and that
+alone would favour a cell: by 5.6 nats with 30 seeds against 10 when both cells are equally true.
 """
 
 from typing import NamedTuple
@@ -35,7 +36,7 @@ from experiments.analysis.reproduction import (
 from experiments.analysis.runs import evaluated, evaluations_of, final
 from experiments.settings import CANDIDATES, SETTINGS
 
-SEEDS = 30  # of each cell
+SEEDS = 30  # that are used of each cell
 RESAMPLES = 500
 
 
@@ -49,14 +50,14 @@ class Cells(NamedTuple):
     seeds: tuple[int, ...]  # [n], the same in every cell
     curves: np.ndarray  # [C, n, k], transformed
     target: np.ndarray  # [k] the report's numbers, transformed
-    floor: np.ndarray  # [k], see `reproduction.rounding_of`
+    floor: np.ndarray  # [k] the smallest spread, from `reproduction.rounding_of`
 
 
 def cells_of(runs: pd.DataFrame) -> Cells | None:
     """The cells with all of the report's curves, and the first `SEEDS` seeds that all of them have.
 
     Returns:
-      None where no cell has three seeds.
+      None if there are fewer than three such seeds.
     """
     tables = {
         (variant, evaluation): curves_of(evaluated(runs, evaluation), variant)
@@ -92,8 +93,8 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
     inside their interval, the largest |t|, the report's place among the runs.
 
     Args:
-      runs: see `runs.complete_runs`.
-      cells: see `cells_of`.
+      runs: results, as `runs.complete_runs` returns them.
+      cells: what `cells_of` returned.
 
     Returns:
       A row for each variant of `CANDIDATES` and evaluation that was run, the best first: variant,
@@ -139,10 +140,11 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
 
 
 def own_scores(cells: Cells) -> np.ndarray:
-    """The score of each cell for each run, had that run been the report.
+    """The score that each cell would have if one of our runs were the report.
 
     Returns:
-      `[C, n, C]`: cell that made the run, its seed, cell that is scored; without that seed.
+      `[C, n, C]`: the axes are the cell that made the run, its seed, and the cell that is scored.
+      The seed is left out of the cell that is scored.
     """
     n = len(cells.seeds)
     others = np.stack([np.delete(cells.curves, i, axis=1) for i in range(n)])  # [n, C, n - 1, k]
@@ -183,14 +185,14 @@ def recognition(cells: Cells | None) -> pd.DataFrame:
 
 
 def statements(cells: Cells | None) -> pd.DataFrame:
-    """What the curves say about each of the three things, and what that rests on.
+    """What the curves say about step, pixels and evaluation, and how reliable that is.
 
     Returns:
-      A row for each of step, pixels and evaluation: thing, says (the best cell's), lead (nats of
-      the best cell over the best one that says something else), typical_low and typical_high (5 and
-      95 % of the same lead over our own runs of the best cell; the report's should lie between),
-      right_here (of these runs, those for which the thing is named rightly), n_here, right (of all
-      runs of all cells), n.
+      A row for each of these three things: thing, says (the best cell's choice), lead (nats of the
+      best cell over the best one with another choice), typical_low and typical_high (the 5 and 95 %
+      quantiles of the same lead over our own runs of the best cell; the report's should lie between
+      them), right_here (of these runs, those for which the method names the right choice), n_here,
+      right (the same for all runs of all cells), n.
     """
     if not cells:
         return pd.DataFrame()
@@ -214,7 +216,7 @@ def statements(cells: Cells | None) -> pd.DataFrame:
 
 
 def _levels(cells: Cells) -> dict[str, np.ndarray]:
-    """What each cell says about each thing, `[C]` words."""
+    """The choice of each cell in each of the three things, `[C]` words."""
     settings = [SETTINGS[variant] for variant, _ in cells.names]
     return {
         "step": np.array(

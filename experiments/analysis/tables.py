@@ -16,7 +16,7 @@ from experiments.analysis.runs import complete_runs, diverged, evaluated, evalua
 from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS
 from mnist_jax.model import PLACEMENTS
 
-# Of each table the columns that are shown, in their order, and how their numbers are printed.
+# The columns of each table that are shown, in their order, and how their numbers are printed.
 _INTERVAL = {"effect": "+.3f", "low": "+.3f", "high": "+.3f"}
 _SHOWN: dict[str, dict[str, str]] = {
     "numbers": {
@@ -174,7 +174,7 @@ class Tables:
     """Every table of the study; the functions that make them describe their columns."""
 
     numbers: pd.DataFrame  # `reproduction.intervals` of each evaluation
-    ranks: dict[str, Rank]  # by evaluation; those with two seeds and more
+    ranks: dict[str, Rank]  # by evaluation, for those with at least two seeds
     settings: pd.DataFrame
     recognition: pd.DataFrame
     statements: pd.DataFrame
@@ -198,7 +198,7 @@ def analyse(
     """Makes every table.
 
     Args:
-      results: a row for each variant, placement, seed and epoch, see the package.
+      results: a row for each variant, placement, seed and epoch, as the package describes it.
       timing: the JSON that `benchmarks.epoch_time` writes; claim 2 needs it.
       answers: what the networks said of each test image; the tables by digit need them.
       labels: `[N]` digits of the test images, in the order of the original files.
@@ -232,12 +232,12 @@ def analyse(
 
 
 def to_markdown(tables: Tables) -> dict[str, str]:
-    """Every table as Markdown, aligned so that a terminal shows it well, by its name.
+    """Every table as Markdown, with aligned columns so that a terminal shows it well too.
 
     Returns:
       The tables by their names in `Tables`, and rank (a sentence for each evaluation),
-      reproduction (the numbers, a row an epoch), notes (a list). An empty table gives an empty
-      string.
+      reproduction (the numbers, one row for each epoch), notes (a list). An empty table gives an
+      empty string.
     """
     return {
         "rank": "\n".join(_rank_sentence(name, rank) for name, rank in tables.ranks.items())
@@ -249,7 +249,7 @@ def to_markdown(tables: Tables) -> dict[str, str]:
 
 
 def summary(tables: Tables) -> dict[str, Any]:
-    """Every table as plain JSON values: a list of rows each, null for what was not computed."""
+    """Every table as a list of rows of plain JSON values, null for what was not computed."""
     rows = {
         name: json.loads(getattr(tables, name).to_json(orient="records", double_precision=6))
         for name in _SHOWN
@@ -259,7 +259,7 @@ def summary(tables: Tables) -> dict[str, Any]:
 
 
 def _place(answer: Answers) -> tuple[int, ...]:
-    """Where answers stand in the tables by digit."""
+    """The key by which answers are sorted in the tables by digit."""
     places: tuple[str, ...] = PLACEMENTS
     return (
         list(EVALUATIONS).index(answer.evaluation),
@@ -269,7 +269,7 @@ def _place(answer: Answers) -> tuple[int, ...]:
 
 
 def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """The intervals of each evaluation; training knows one only."""
+    """The intervals of each evaluation; those of training are the same in all and stand once."""
     tables = []
     for evaluation in evaluations_of(runs):
         table = reproduction.intervals(evaluated(runs, evaluation))
@@ -293,7 +293,7 @@ def _rank_sentence(evaluation: str, rank: Rank) -> str:
 
 
 def _reproduction_markdown(table: pd.DataFrame) -> str:
-    """A row an epoch: the report's number and our interval; bold where the number is outside."""
+    """One row for each epoch: the report's number, in bold if it lies outside our interval."""
     if table.empty:
         return ""
     cells, columns = [], []

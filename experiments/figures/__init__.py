@@ -1,19 +1,19 @@
 """Every figure of the project, drawn from results; nothing here trains or computes a statistic.
 
-A study's figures are in `experiments.figures.study`, which takes a second to import, and a run does
-not need them.
+A study's figures are in `experiments.figures.study`. This package does not import that module,
+because the import takes a second and a run does not need it.
 
-A path with a suffix gives that one file; a path without one gives a PNG and an SVG beside each
-other. Both are the same, byte for byte, for the same input and the same version of matplotlib.
-Nothing here uses pyplot, so it does not matter which backend matplotlib is told to use.
+For a path with a suffix one file is written; for a path without one a PNG and an SVG are. The same
+input and the same version of matplotlib give the same bytes. Nothing here uses pyplot, so it does
+not matter which backend matplotlib is told to use.
 """
 
 import os
 import sys
 from contextlib import suppress
 
-# MPLBACKEND says where pyplot would draw, and matplotlib cannot be imported where it names what is
-# not installed. Notebooks hand theirs down to every command that they start.
+# MPLBACKEND says where pyplot would draw, and matplotlib cannot be imported if it names a backend
+# that is not installed. Commands that a notebook starts inherit the notebook's.
 if "matplotlib" not in sys.modules and "MPLBACKEND" in os.environ:
     backend = os.environ.pop("MPLBACKEND")
     import matplotlib

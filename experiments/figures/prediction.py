@@ -1,4 +1,4 @@
-"""What a network says of pictures."""
+"""The figure of what a network says of pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from experiments.figures.style import LOOKS, WIDTH, save, styled
 
 
 class Answer(Protocol):
-    """What is drawn of an answer."""
+    """The parts of an answer that are drawn."""
 
     @property
     def file(self) -> Path: ...  # noqa: D102
@@ -24,12 +24,13 @@ class Answer(Protocol):
 def answers(
     shown: Sequence[tuple[np.ndarray | None, np.ndarray]], answers: Sequence[Answer], path: Path
 ) -> None:
-    """A row for each picture: as it was given, as the network saw it, and ten bars.
+    """Draws a row for each picture: as it was given, as the network saw it, and ten bars.
 
     Args:
-      shown: picture `[H, W]` or `[H, W, 3]` and image `[28, 28]` uint8, one pair an answer.
-      answers: what the network says of each.
-      path: the file, see the package.
+      shown: for each answer the picture `[H, W]` or `[H, W, 3]`, which may be None, and the image
+        `[28, 28]` uint8 that the network saw.
+      answers: what the network says of each picture.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     rows = len(answers)
     colour = LOOKS["before_fc1"].colour

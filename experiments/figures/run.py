@@ -21,12 +21,12 @@ from experiments.figures.style import (
 
 
 def curves(history: Sequence[Mapping[str, float]], placement: str, path: Path) -> None:
-    """Loss and accuracy of one run against the epoch; the report's curves dashed, where it has any.
+    """Draws loss and accuracy of one run against the epoch, with the report's curves dashed.
 
     Args:
-      history: one mapping an epoch, with `epoch` and the keys of `published.METRICS`.
-      placement: where the block stands.
-      path: the file, see the package.
+      history: one mapping for each epoch, with `epoch` and the keys of `published.METRICS`.
+      placement: where the block stands; the report has no curves for `none`.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     look = LOOKS[placement]
     reported = [epoch._asdict() for epoch in published.HISTORY.get(placement, ())]
@@ -56,11 +56,11 @@ def curves(history: Sequence[Mapping[str, float]], placement: str, path: Path) -
 
 
 def confusion(matrix: np.ndarray, path: Path) -> None:
-    """A confusion matrix of the test split.
+    """Draws a confusion matrix of the test split.
 
     Args:
       matrix: [10, 10] images, row = label, column = prediction.
-      path: the file, see the package.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     with styled():
         figure = Figure(figsize=(4.9, 5.0), layout="constrained")
@@ -75,16 +75,16 @@ def mistakes(
     probabilities: np.ndarray,
     path: Path,
 ) -> None:
-    """The worst-scored test images, each with its label, the prediction and its probability.
+    """Draws misread test images, each with its label, the prediction and its probability.
 
-    `K` is the number of images; beyond 24 the rest is not drawn.
+    `K` is the number of images, of which at most the first 24 are drawn.
 
     Args:
       images: [K, 28, 28] uint8, the worst first.
       labels: [K] digits.
       predictions: [K] digits.
-      probabilities: [K] of the prediction, 0 to 1.
-      path: the file, see the package.
+      probabilities: [K] probabilities of the predictions, 0 to 1.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     shown, columns = min(len(images), 24), 8
     rows = max(1, -(-shown // columns))

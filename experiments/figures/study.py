@@ -43,14 +43,14 @@ def draw(
     timing: Mapping[str, Any] | None = None,
     answers: Sequence[Answers] = (),
 ) -> None:
-    """Draws every figure of a study for which there is something, each as PNG and SVG.
+    """Draws every figure of a study for which there are results, each as PNG and SVG.
 
     The files are final_accuracy, paired_differences, curves, evaluations, block, per_class,
     confusion and epoch_times.
 
     Args:
-      results: see `experiments.analysis`.
-      tables: `experiments.analysis.analyse` of the same.
+      results: the study's results, as `experiments.analysis` describes them.
+      tables: what `experiments.analysis.analyse` made of them.
       folder: where the files go; it must exist.
       timing: the JSON that `benchmarks.epoch_time` writes.
       answers: what the networks said of each test image.
@@ -80,12 +80,12 @@ def draw(
 
 
 def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
-    """Median and 95 % band over seeds by placement, the report's numbers on top.
+    """Draws median and 95 % band over the seeds by placement, with the report's numbers on top.
 
     Args:
-      runs: results, see `experiments.analysis`.
-      path: the file, see the package.
-      variant: which setting.
+      runs: results, as `experiments.analysis` describes them.
+      path: where the figure goes, as `experiments.figures` explains.
+      variant: the setting, a key of `experiments.settings.SETTINGS`.
     """
     runs = runs[runs["variant"] == variant]
     placements = [name for name in LOOKS if name in set(runs["placement"])]
@@ -127,11 +127,11 @@ def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
 
 
 def final_accuracy(runs: pd.DataFrame, path: Path) -> None:
-    """Test accuracy after the last epoch by setting and placement, every seed a dot.
+    """Draws test accuracy after the last epoch by setting and placement, with a dot for each seed.
 
     Args:
-      runs: results, see `experiments.analysis`.
-      path: the file, see the package.
+      runs: results, as `experiments.analysis` describes them.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     runs = runs[runs["variant"].isin(CANDIDATES)]
     last = runs[runs["epoch"] == runs["epoch"].max()]
@@ -175,11 +175,11 @@ def final_accuracy(runs: pd.DataFrame, path: Path) -> None:
 
 
 def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
-    """Differences in final test accuracy between placements, paired by seed.
+    """Draws differences in final test accuracy between placements, paired by seed.
 
     Args:
-      evidence: `experiments.analysis.claims.evidence_of`.
-      path: the file, see the package.
+      evidence: what `experiments.analysis.claims.evidence_of` returned.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     equal = evidence["reading"].eq("equal settings") & evidence["primary"]
     orders = evidence["reading"].eq("after_fc1 - before_fc1")
@@ -211,12 +211,12 @@ def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
 
 
 def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
-    """Test loss and accuracy by the statistics that batch normalisation used.
+    """Draws test loss and accuracy by the statistics that batch normalisation used.
 
     Args:
-      runs: results, see `experiments.analysis`.
-      path: the file, see the package.
-      variant: which setting.
+      runs: results, as `experiments.analysis` describes them.
+      path: where the figure goes, as `experiments.figures` explains.
+      variant: the setting, a key of `experiments.settings.SETTINGS`.
     """
     runs = runs[runs["variant"] == variant]
     placements = [name for name in published.HISTORY if name in set(runs["placement"])]
@@ -260,12 +260,12 @@ def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> N
 
 
 def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
-    """Why the block helps: paired differences, and beside them the error against the epoch.
+    """Draws why the block helps: paired differences, and beside them the error against the epoch.
 
     Args:
-      contrasts: `experiments.analysis.block.contrasts`.
-      runs: results, see `experiments.analysis`.
-      path: the file, see the package.
+      contrasts: what `experiments.analysis.block.contrasts` returned.
+      runs: results, as `experiments.analysis` describes them.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     rows = contrasts[contrasts["contrast"].str.contains("no block")].to_dict("records")
     height = 1.2 + 0.3 * max(8, len(rows))
@@ -300,11 +300,11 @@ def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
 
 
 def per_class(table: pd.DataFrame, path: Path) -> None:
-    """Accuracy by digit: mean and 95 % prediction interval of one run, and the report's numbers.
+    """Draws accuracy by digit: mean, 95 % prediction interval of one run, the report's numbers.
 
     Args:
-      table: `experiments.analysis.per_class.accuracies`, of one evaluation.
-      path: the file, see the package.
+      table: the rows of one evaluation of `experiments.analysis.per_class.accuracies`.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     placements = [name for name in LOOKS if name in set(table["placement"])]
     shifts = np.linspace(-0.25, 0.25, len(placements)) if len(placements) > 1 else [0.0]
@@ -343,11 +343,11 @@ def per_class(table: pd.DataFrame, path: Path) -> None:
 
 
 def confusions(matrices: Mapping[str, np.ndarray], path: Path) -> None:
-    """Confusion matrices side by side, mean over seeds.
+    """Draws the mean confusion matrices over the seeds side by side.
 
     Args:
-      matrices: [10, 10] images by placement, `experiments.analysis.pooled_confusion`.
-      path: the file, see the package.
+      matrices: [10, 10] images by placement, from `experiments.analysis.pooled_confusion`.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     with styled():
         figure = Figure(figsize=(WIDTH / 2 * len(matrices), 4.5), layout="constrained")
@@ -375,7 +375,7 @@ def _forest_axis(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _arm_looks(runs: pd.DataFrame) -> dict[Arm, Look]:
-    """The networks whose error is drawn; the longer runs, where there are some."""
+    """The networks whose error is drawn, in their longer runs if there are some."""
     longest = LONGER if LONGER in set(runs["variant"]) else WHOLE
     looks = {Arm(longest, name): LOOKS[name] for name in PLACEMENTS}
     looks |= {

@@ -60,13 +60,13 @@ def styled() -> AbstractContextManager[None]:
 
 
 def epochs_axis(axes: Axes) -> None:
-    """Whole epochs along the bottom."""
+    """Puts whole epochs along the bottom."""
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.set_xlabel("epoch")
 
 
 def metric_axis(axes: Axes, what: str, values: ArrayLike) -> None:
-    """A logarithmic axis for a loss; for an accuracy one that is logarithmic in the error."""
+    """Makes the axis logarithmic for a loss, and logarithmic in the error for an accuracy."""
     if what == "loss":
         axes.set_yscale("log")
         ticks = [a * 10.0**b for b in range(-4, 2) for a in (1, 2, 5)]
@@ -82,7 +82,7 @@ def metric_axis(axes: Axes, what: str, values: ArrayLike) -> None:
 def accuracy_scale(axes: Axes, name: str, values: ArrayLike) -> None:
     """Spaces accuracies by the logarithm of their error: 98 to 99 % is as long as 96 to 98 %.
 
-    The logarithm's origin is 100.1 %, or an accuracy of 100 % would lie at infinity.
+    The logarithm's origin is 100.1 %, because otherwise 100 % would lie at infinity.
     """
     end = 100.1
     scale = {
@@ -106,7 +106,7 @@ def accuracy_scale(axes: Axes, name: str, values: ArrayLike) -> None:
 
 
 def dots(axes: Axes, values: np.ndarray, y: float, look: Look, *, alpha: float = 0.55) -> None:
-    """Every value a mark, spread a little by the golden ratio so that equal ones stay visible."""
+    """Draws a mark for each value, spread a little so that equal ones stay visible."""
     spread = 0.12 * (2 * (np.arange(len(values)) * 0.618034 % 1) - 1)
     axes.plot(
         values, y + spread, look.marker, color=look.colour, alpha=alpha, markersize=3.5, mew=0
@@ -136,10 +136,10 @@ def legend_line(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes one file, or without a suffix a PNG and an SVG; each is there whole or not at all.
+    """Writes one file if the path has a suffix, else a PNG and an SVG, each whole or not at all.
 
     Raises:
-      OSError: naming the file that cannot be written.
+      OSError: a file cannot be written, which it names.
     """
     for file in (path,) if path.suffix else (path.with_suffix(".png"), path.with_suffix(".svg")):
         content = io.BytesIO()
@@ -149,7 +149,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:
-    """Mistakes shaded by their number; correct images stand on the diagonal as plain counts."""
+    """Draws mistakes shaded by their number, and correct images as plain counts on the diagonal."""
     wrong = np.where(np.eye(10, dtype=bool), 0, matrix)
     axes.imshow(np.sqrt(wrong), cmap="Blues", vmin=0, vmax=max(1.0, 2 * np.sqrt(wrong.max())))
     whole = np.issubdtype(matrix.dtype, np.integer)

@@ -11,11 +11,11 @@ from experiments.figures.style import LOOKS, WIDTH, legend_line, save, styled
 
 
 def epoch_times(timing: Mapping[str, Any], path: Path) -> None:
-    """Seconds an epoch by program and placement; a bar is the median, a dot one process.
+    """Draws the seconds of an epoch by program and placement: bars are medians, marks processes.
 
     Args:
       timing: the JSON that `benchmarks.epoch_time` writes.
-      path: the file, see the package.
+      path: where the figure goes, as `experiments.figures` explains.
     """
     rows = timing["rows"]
     groups = list(dict.fromkeys((row["program"], row["threads"]) for row in rows))

@@ -1,17 +1,17 @@
-"""One HTML file to draw on: what each run answers, how it computes, and what was found.
+"""Makes one HTML file to draw on, with each run's answers, its computation, and its results.
 
     python -m experiments.page RUN [RUN ...] --out page.html
 
-    contents.py      what the page holds of runs and of a study, as plain values
+    contents.py      gathers what the page holds of runs and of a study, as plain values
     build.py         puts it into page.html.jinja, with the style sheet and the modules
     main.js          opens what was embedded, passes each drawing to the networks and to the views
-    weights.js       weights and images out of the texts in which they travel
-    forward.js       the forward pass, as in mnist_jax/model.py
-    digits.js        a drawing as MNIST would have stored it, as in mnist_jax/digits.py
-    drawing.js       strokes of the pen, undo, a test image under them
-    answers.js, layers.js, found.js, curves.js, maps.js, dom.js      what is seen
+    weights.js       decodes the weights and images that are embedded as text
+    forward.js       computes the forward pass, as mnist_jax/model.py does
+    digits.js        turns a drawing into an image of MNIST, as mnist_jax/digits.py does
+    drawing.js       handles strokes of the pen, undo, and a test image under them
+    answers.js, layers.js, found.js, curves.js, maps.js, dom.js      show everything
 
-The page makes no request: a Content-Security-Policy in it forbids all of them, and every script but
-its own. Three networks make about 1 MB. Each epoch that a run kept adds another 0.2 to 0.4 MB, and
-a study adds its figures.
+The page makes no request: a Content-Security-Policy in it forbids all requests, and all scripts
+except its own. Three networks make about 1 MB. Each epoch that a run kept adds another 0.2 to
+0.4 MB, and a study adds its figures.
 """

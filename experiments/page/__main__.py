@@ -1,4 +1,4 @@
-"""Makes one HTML file to draw on: what each network answers, how it computes, what was found.
+"""Makes one HTML file to draw on, with each network's answers, computation and results.
 
     python -m experiments.page runs/after_fc1-seed0 --out page.html --open
 
@@ -86,10 +86,10 @@ def check(config: Config) -> None:
 
 
 def dataset_of(runs: Sequence[Run]) -> DatasetName:
-    """The data set of the runs; a bare file of weights does not tell and goes with the others.
+    """The data set of the runs. A bare file of weights does not name one and goes with the others.
 
     Raises:
-      UsageError: they were trained on several, and a drawing cannot be of both.
+      UsageError: the runs were trained on different data sets, and so cannot share a drawing.
     """
     names = {run.config["dataset"] for run in runs if "dataset" in run.config} or {"mnist"}
     if len(names) > 1:

@@ -1,4 +1,4 @@
-"""Puts the page together: template, style sheet, modules, data, and the policy that seals them."""
+"""Puts the page together: template, style sheet, modules, data, and the security policy."""
 
 import base64
 import hashlib
@@ -13,8 +13,8 @@ from markupsafe import Markup
 from experiments.page.contents import Study
 
 FOLDER = Path(__file__).parent
-# A file from a disk cannot import another, so the modules become one script. Each comes after
-# those that it imports from.
+# A page that is opened from a disk cannot import other files, so the modules become one script.
+# Each module comes after those that it imports.
 MODULES = (
     "dom",
     "weights",
@@ -36,9 +36,9 @@ def render(data: Mapping[str, Any], study: Study | None, *, title: str) -> str:
     """The page as HTML.
 
     Args:
-      data: see `contents.gather`.
-      study: what to show of a study.
-      title: of the window; any text.
+      data: what `contents.gather` returned.
+      study: what to show of a study; None shows nothing.
+      title: the title of the window; any text.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -59,7 +59,7 @@ def render(data: Mapping[str, Any], study: Study | None, *, title: str) -> str:
 
 
 def script() -> str:
-    """The modules as one: their imports fall away, because all names are in one scope."""
+    """The modules as one script, without their imports, because all names are in one scope."""
     return "\n".join(_inlined(name) for name in MODULES)
 
 

@@ -1,6 +1,6 @@
-"""What the page holds: of each run its network, answers and mistakes; of a study what it found.
+"""Gathers what the page holds: the network, answers and mistakes of each run, and a study's tables.
 
-Everything here becomes JSON or text of the page. Paths of the machine stay out of it.
+Everything here becomes JSON or text of the page. It contains no paths of the machine.
 """
 
 import base64
@@ -27,16 +27,16 @@ from mnist_jax.data import Split
 from mnist_jax.disk import read_regular
 from mnist_jax.summary import summary
 
-MISTAKES = 200  # of a run, at most; the worst
-ROW = 24  # test images beside the drawing area
+MISTAKES = 200  # the most mistakes of a run that are shown, the worst ones
+ROW = 24  # number of test images beside the drawing area
 SETTINGS = ("dataset", "momentum", "normalisation", "learning_rate", "batch_size", "seed")
 CENTRE_TAP = (slice(None), slice(None), 1, 1)
 
 # The tables of a study that are shown open, in this order; all others are folded.
 OPEN_TABLES = ("claims", "rank", "reproduction")
-LONG = 60  # characters of a cell from which its table is a list on a phone
-MAX_TEXT = 2**20  # bytes of a table
-MAX_FIGURE = 2**22  # bytes of a figure
+LONG = 60  # a table with a cell of more characters is shown as a list on a phone
+MAX_TEXT = 2**20  # the largest table, in bytes
+MAX_FIGURE = 2**22  # the largest figure, in bytes
 
 
 class Answers(NamedTuple):
@@ -44,14 +44,14 @@ class Answers(NamedTuple):
 
     probabilities: np.ndarray  # [N, 10]
     digits: np.ndarray  # [N], the most probable
-    worst: np.ndarray  # [K] images that are misread; the first gives its label the least
+    worst: np.ndarray  # [K] the misread images, by ascending probability of their label
 
 
 class Text(NamedTuple):
     """A table or a paragraph of a study."""
 
     title: str
-    html: Markup  # safe: made from Markdown in which markup is text
+    html: Markup  # safe, because it is made from Markdown in which markup is text
     folded: bool
 
 
@@ -63,7 +63,7 @@ class Figure(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What a study has to show."""
+    """What is shown of a study."""
 
     name: str
     texts: tuple[Text, ...]
@@ -91,7 +91,7 @@ def gather(runs: Sequence[Run], test: Split) -> dict[str, Any]:
 
 
 def answer(run: Run, test: Split) -> Answers:
-    """What a run says of the test images, the mistakes in the order of the run's own figure."""
+    """What a run says of the test images, with the mistakes in the order of the run's figure."""
     predict = compilation.jit(partial(train.predict, model=run.model))
     probabilities = np.asarray(jax.nn.softmax(predict(run.variables, test.images)))  # [N, 10]
     labels, digits = np.asarray(test.labels), probabilities.argmax(1)
@@ -100,13 +100,15 @@ def answer(run: Run, test: Split) -> Answers:
 
 
 def choose_row(answers: Sequence[Answers], labels: np.ndarray) -> list[int]:
-    """Up to `ROW` test images: one of each digit that all runs read, then images that some misread.
+    """Chooses up to `ROW` test images to show beside the drawing area.
 
-    Of the latter those come first on which the runs disagree, the most surprising one at the front.
+    They are one image of each digit that all runs read correctly, and then images that some runs
+    misread. Of the latter, images on which the runs disagree come first. Otherwise they are sorted
+    by their smallest place among the worst mistakes of any run.
     """
     right = np.all([each.digits == labels for each in answers], axis=0)  # [N]
     row = [int(np.nonzero(right & (labels == d))[0][0]) for d in np.unique(labels[right])]
-    first = {}  # image to its smallest place among any run's worst
+    first = {}  # from an image to its smallest place among the worst of any run
     for each in answers:
         for place, index in enumerate(each.worst.tolist()):
             first[index] = min(place, first.get(index, place))
@@ -173,8 +175,8 @@ def _run(
 def learned(variables: Any) -> dict[str, np.ndarray]:
     """The weights that decide a network's answer, under PyTorch's names and in its layouts.
 
-    After fc1 the block's 3x3 convolutions see images of one pixel. Their centre taps `[C, C]` stand
-    for them, since the eight others meet nothing but padding.
+    After fc1 the block's 3x3 convolutions see images of one pixel. Only the centre of each kernel
+    is included, `[C, C]`, because its eight other weights meet nothing but padding.
     """
     tensors = torch_weights.to_torch(variables)
     after_fc1 = len(tensors.get("resnet_block.bn1.bias", ())) == 120
@@ -190,19 +192,19 @@ def _is_block_kernel(name: str, tensor: np.ndarray) -> bool:
 
 
 def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Tensors as float32, little end first, one after the other: base64, and its SHA-256."""
+    """Packs tensors one after another as little-endian float32: as base64, with their SHA-256."""
     content = b"".join(tensor.astype("<f4").tobytes() for tensor in tensors.values())
     return {"sha256": hashlib.sha256(content).hexdigest(), "base64": _base64(content)}
 
 
 def read_study(directory: Path) -> Study:
-    """The tables and figures that a study wrote, whatever their names are.
+    """Reads the tables and figures that a study wrote, whatever their names are.
 
     Args:
-      directory: of the study, with `tables/*.md` and `figures/*.svg` or `.png`.
+      directory: the study's, with `tables/*.md` and `figures/*.svg` or `.png`.
 
     Raises:
-      UsageError: one line: there is nothing of a study in it, or a file cannot be read.
+      UsageError: the directory has no tables, or a file cannot be read.
     """
     tables = {path.stem: path for path in sorted(directory.glob("tables/*.md"))}
     if not tables:
@@ -219,7 +221,7 @@ def read_study(directory: Path) -> Study:
 
 
 def render(markdown: bytes) -> Markup:
-    """HTML of a study's Markdown. Markup in it is text; links and pictures stay as written."""
+    """Renders a study's Markdown as HTML, with markup, links and pictures in it as plain text."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.disable(["image", "link", "autolink", "html_block", "html_inline"])
     tokens = parser.parse(markdown.decode(errors="replace"))

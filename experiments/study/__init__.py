@@ -1,6 +1,7 @@
-"""A study: many runs of the report's networks, side by side, and what follows from them.
+"""A study: many runs of the report's networks side by side, and the tables made of their results.
 
-`plan` says which runs are to do, `training` trains them, `session` is one command's work,
-`directory` has its files, `hosts` lets several machines share it, `results` reads a study as it
-grows or as it is committed, and `report` makes tables and figures of it.
+`plan` says which runs are left to do, `training` trains them, `session` does the work of one
+command, `directory` writes and reads the files, `hosts` lets several machines share a study,
+`results` reads a study while it grows or after it was committed, and `report` makes its tables and
+figures.
 """

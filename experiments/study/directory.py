@@ -1,14 +1,14 @@
-"""The files of a study: written here, and read again here.
+"""Writes and reads the files of a study.
 
     manifest.json    what all its runs have in common; versions, machine and commit of each command
-    results.jsonl    a line for each variant, placement, seed and epoch, see `experiments.analysis`;
-                     that of a run's last epoch holds its answers too, see `study.results`
+    results.jsonl    a line for each variant, placement, seed and epoch, as `experiments.analysis`
+                     describes it; the line of a run's last epoch also holds its answers
     checkpoints/     the states of the groups of runs that are in progress
     timing.json      what `benchmarks.epoch_time` measured, for claim 2
-    tables/, summary.json, figures/      made of the files above, see `study.report`
+    tables/, summary.json, figures/      what `study.report` makes of the files above
 
 An epoch's lines are on the disk before its checkpoint. A kill between the two costs an epoch, which
-is trained again; the other way round its lines would be missing for ever.
+is trained again. In the other order its lines would be missing for ever.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ TIMING, TABLES, SUMMARY, FIGURES = "timing.json", "tables", "summary.json", "fig
 def opened(directory: Path) -> Iterator[None]:
     """Makes the directory of a study if it is absent, and keeps other commands from writing it.
 
-    A directory in which nothing was written is removed again.
+    A directory that this function made and in which nothing was written is removed again.
 
     Raises:
       FileError: it cannot be written, or another command is writing it.
@@ -60,7 +60,7 @@ def opened(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Turns what the disk refuses into one line."""
+    """Turns an OSError into a FileError whose message is one line."""
     try:
         yield
     except OSError as error:
@@ -73,9 +73,9 @@ def next_manifest(
     """The manifest of a study with one more session; the first one begins it.
 
     Args:
-      directory: of the study.
+      directory: the study's.
       common: what all sessions share, with a mapping `settings` that they may add variants to.
-      session: what this command adds, and how and where it runs.
+      session: the runs that this command adds, and versions, machine and commit.
 
     Raises:
       FileError: the study that is there was begun with something else.
@@ -99,10 +99,10 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_results(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of a study, and a sentence where its file ends within a line.
+    """The rows of a study, and a list that says in a sentence if the file ends within a line.
 
     Raises:
-      FileError: a line is damaged, or there twice.
+      FileError: a line is damaged, or a variant, placement, seed and epoch occur twice.
     """
     path = directory / RESULTS
     rows, torn = read_lines(path)
@@ -122,12 +122,12 @@ def write_results(directory: Path, rows: Sequence[Row]) -> None:
 def read_checkpoints(
     directory: Path, rows: Sequence[Row], common: Mapping[str, Any]
 ) -> list[Saved]:
-    """The checkpoints of some variants.
+    """Reads the checkpoints of some variants.
 
     Args:
-      directory: of the study.
-      rows: of the study, see `read_results`.
-      common: see `next_manifest`; only checkpoints of its variants are read.
+      directory: the study's.
+      rows: the study's rows, from `read_results`.
+      common: as in `next_manifest`; checkpoints of variants that it does not have are left out.
 
     Raises:
       FileError: a checkpoint is damaged, was computed with other settings or data, or does not
@@ -170,15 +170,16 @@ def write_epoch(
     """Puts a finished epoch of a group on the disk: its rows, then the checkpoint.
 
     Args:
-      directory: of the study.
+      directory: the study's.
       group: the runs.
-      epoch: its number.
-      rows: one a seed, in the order of the group.
-      states: what the next epoch starts from, arrays `[S, ...]`; None if there is none.
-      common: see `next_manifest`.
+      epoch: the number of the epoch.
+      rows: one for each seed, in the order of the group.
+      states: what the next epoch starts from, arrays `[S, ...]` of `S` seeds; None if this was the
+        last epoch.
+      common: as in `next_manifest`.
 
     Raises:
-      FileError: the disk refuses.
+      FileError: the files cannot be written.
     """
     metadata = {
         **group._asdict(),

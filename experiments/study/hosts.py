@@ -1,7 +1,8 @@
-"""Several hosts that train the runs of one study together; a single one needs none of this.
+"""Lets several hosts train the runs of one study together.
 
-Every host computes its share of each group of seeds and learns the results of all. The first one
-alone reads the command's directory for writing and prints.
+Every host computes its share of each group of seeds and receives the results of all. Only the first
+host, number 0, writes to the study's directory and prints. With a single host, `meet` and `wait`
+do nothing.
 """
 
 import os
@@ -17,33 +18,34 @@ _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")  # Slurm's and Open MPI's numb
 
 
 def use_every_core() -> None:
-    """Gives JAX a CPU device for each core, unless XLA_FLAGS say how many; before JAX starts."""
+    """Gives JAX, before it starts, a CPU device for each core, unless XLA_FLAGS sets a number."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", threads())
 
 
 def number(host: int | None) -> int:
-    """Which host this is, from 0, before the hosts have met.
+    """The number of this host, from 0, before the hosts have met.
 
     Args:
-      host: what the options say; if None, the scheduler's word counts.
+      host: the number that the options give. If it is None or 0, a scheduler's number counts if
+        there is one.
 
     Raises:
-      UsageError: the scheduler's word is no number.
+      UsageError: what the scheduler has set is no number.
     """
     return host or next(filter(None, (_scheduled(name) for name in _RANKS)), 0)
 
 
 def meet(coordinator: str | None, hosts: int | None, host: int | None) -> None:
-    """Joins the hosts that the options name, or a scheduler, if any do.
+    """Joins the other hosts if the options or a scheduler name several; else does nothing.
 
     Args:
       coordinator: address and port of host 0.
-      hosts: how many there are.
-      host: which one this is.
+      hosts: the number of hosts.
+      host: the number of this one, from 0.
 
     Raises:
-      UsageError: they did not meet.
+      UsageError: the hosts could not be joined.
     """
     scheduled = (_scheduled("SLURM_NTASKS") or 1) > 1 or "OMPI_COMM_WORLD_SIZE" in os.environ
     if coordinator is None and not scheduled:
@@ -55,18 +57,18 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None) -> None:
 
 
 def is_first() -> bool:
-    """Whether this is host 0, which writes."""
+    """Whether this is host 0, which alone writes."""
     return jax.process_index() == 0
 
 
 def wait(reason: str) -> None:
-    """Returns when every host has come here; `reason` names the place."""
+    """Waits until every host has called this function with the same `reason`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(reason)
 
 
 def fetch(tree: Any) -> Any:
-    """A tree of arrays as numpy arrays, whole, on every host."""
+    """Returns a tree of arrays as whole numpy arrays on every host."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,4 +1,4 @@
-"""Which runs of a study are to do, from what its files say is done. Nothing here reads or writes.
+"""Finds out which runs of a study are left to do. Nothing here reads or writes files.
 
 A run is a variant (a key of `settings.SETTINGS`), a placement and a seed. A row is a line of
 `results.jsonl`: one epoch of one run.
@@ -29,28 +29,28 @@ class Saved(NamedTuple):
     """The states of a group after some epochs."""
 
     group: Group
-    epochs: int
-    checkpoint: Checkpoint  # its arrays are [S, ...]
+    epochs: int  # that are done
+    checkpoint: Checkpoint  # its arrays are [S, ...], for S seeds
 
 
 class Task(NamedTuple):
-    """A group to train on to the last epoch."""
+    """A group that is to be trained up to the last epoch."""
 
     group: Group
     done: int  # epochs that are done already
-    saved: Saved | None  # where to start, if `done`; it may hold other seeds too
+    saved: Saved | None  # where to start if epochs are done; it may hold other seeds too
 
 
 class Plan(NamedTuple):
-    """What is to do."""
+    """What is left to do."""
 
     tasks: tuple[Task, ...]
-    rows: list[Row]  # those that stay; the epochs of the others are trained again
+    rows: list[Row]  # the rows that are kept; the epochs of the others are trained again
     notes: tuple[str, ...]  # sentences about what is trained again
 
 
 def groups(cells: Sequence[Cell], *, most: int) -> list[Group]:
-    """The runs of every cell, with at most so many seeds in a group."""
+    """Divides the runs of every cell into groups of at most `most` seeds."""
     return [
         Group(variant, placement, tuple(seeds[start : start + most]))
         for variant, placement, seeds in cells
@@ -65,16 +65,16 @@ def left_to_do(
     *,
     epochs: Mapping[str, int],
 ) -> Plan:
-    """What is left of what is asked.
+    """Finds out which of the runs that are asked for are not done.
 
-    A run is done where it has a row for each epoch. A checkpoint counts for a run only where it has
-    a row for each epoch so far. Every other run starts anew: an epoch without its row would be
-    missing for ever, since nobody trains it again.
+    A run is done if it has a row for each epoch. A checkpoint is used for a run only if the run has
+    a row for each epoch so far. Every other run starts anew, because an epoch without its row would
+    be missing for ever: nobody would train it again.
 
     Args:
-      asked: the runs that there shall be.
-      rows: those there are, in any order, of these and other runs.
-      saved: the checkpoints there are.
+      asked: the runs that are asked for.
+      rows: the rows that exist, in any order, of these and other runs.
+      saved: the checkpoints that exist.
       epochs: the number of the last epoch of each variant that is asked for.
     """
     rows_of: dict[tuple[str, str, int], set[int]] = {}
@@ -116,11 +116,11 @@ def finished(group: Group, rows: Sequence[Row], *, epochs: Mapping[str, int]) ->
 
 
 def left_out(rows: Sequence[Row], *, epochs: Mapping[str, int]) -> list[str]:
-    """Sentences about the runs that tables leave out, as they have not all epochs.
+    """Sentences about the runs that tables leave out, because they do not have all epochs.
 
     Args:
-      rows: of the study.
-      epochs: the last epoch that tables have of each variant; they have no others.
+      rows: the study's rows.
+      epochs: the number of the last epoch of each variant that is in the tables.
     """
     runs: dict[tuple[str, Placement], list[int]] = {}
     for variant, placement, seed in dict.fromkeys(map(run_of, rows)):
@@ -138,12 +138,12 @@ def left_out(rows: Sequence[Row], *, epochs: Mapping[str, int]) -> list[str]:
 
 
 def run_of(row: Row) -> tuple[str, Placement, int]:
-    """Variant, placement and seed."""
+    """The run that a row belongs to: variant, placement and seed."""
     return row["variant"], row["placement"], row["seed"]
 
 
 def _in_words(seeds: Sequence[int]) -> str:
-    """`seeds 0 to 4, 7`."""
+    """Seeds in words, such as `seeds 0 to 4, 7`."""
     spans: list[list[int]] = []
     for seed in seeds:
         if spans and seed == spans[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Tables, summary and figures of a study, from its files alone."""
+"""Makes tables, summary and figures of a study from its files alone."""
 
 import json
 from collections.abc import Sequence
@@ -21,21 +21,22 @@ class Report(NamedTuple):
     """What a command prints of a report."""
 
     rank: str  # how well the report's numbers are reproduced
-    notes: list[str]  # what is missing, and so left out of the tables
+    notes: list[str]  # sentences about what is missing and therefore left out of the tables
 
 
 def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Report:
-    """Makes everything that follows from the files of a study.
+    """Makes tables, summary and figures from the files of a study.
 
     Args:
-      source: a study in either form, see `study.results`; only read.
+      source: a study, either growing or committed; it is only read.
       directory: where tables, summary and figures go; it may be `source`.
-      timing: see `read_timing`; it is kept in `directory`. If None, the one in `source` counts.
+      timing: what `read_timing` returned, which is then kept in `directory`; None means the timing
+        in `source`, if there is one.
 
     Raises:
       FileError: a file is damaged or cannot be written, or no epoch is finished.
     """
-    from experiments import analysis  # only now: training does not need it
+    from experiments import analysis  # here, because training does not need it
     from experiments.figures.study import draw
 
     rows, answers, labels, notes = study_results.read(source)
@@ -60,7 +61,7 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
         files.write_whole(directory / SUMMARY, f"{summary}\n".encode())
         (directory / FIGURES).mkdir(exist_ok=True)
         draw(results, tables, directory / FIGURES, timing, said)
-        if timing and given:  # last: nothing of the above failed with it
+        if timing and given:  # last, when everything above has worked with it
             files.write_whole(directory / TIMING, files.as_json(timing))
     return Report(markdown["rank"], notes)
 
@@ -69,10 +70,10 @@ def best_rates(directory: Path) -> dict[Placement, float]:
     """The learning rate that does best on held-out images, for each placement.
 
     Args:
-      directory: a study that has tried them.
+      directory: a study in which the rates were tried.
 
     Raises:
-      FileError: not every placement has finished runs of it.
+      FileError: a placement has no finished runs with held-out images.
     """
     from experiments import analysis
     from experiments.analysis import block
@@ -94,7 +95,7 @@ def _table(rows: Sequence[Row]) -> "pd.DataFrame":
 
 
 def read_timing(path: Path) -> dict[str, Any]:
-    """Reads what `benchmarks.epoch_time` wrote.
+    """Reads the JSON file that `benchmarks.epoch_time` wrote.
 
     Raises:
       FileError: the file is damaged or something else.

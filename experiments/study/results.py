@@ -1,21 +1,23 @@
-"""The results of a study, read from either of its forms.
+"""Reads the results of a study from either of its two forms, and writes the second one.
 
-While a study grows it is a directory as `study.directory` describes it. To be committed it becomes
+While a study grows it is a directory as `study.directory` describes it. The form that is committed
+holds the same numbers in far fewer bytes, and equal results become equal bytes:
 
-    manifest.json    as it was, with the SHA-256 of the next two
+    manifest.json    as it was, with the SHA-256 of the next two files
     results.csv.gz   a row for each variant, placement, seed and epoch
     answers.npz.xz   what the networks said of each test image after the last epoch
     timing.json      as it was
 
-which holds the same numbers in far fewer bytes. Equal results become equal bytes. `answers.npz.xz`
-has for each variant, placement and evaluation, named as in `report/after_fc1/running/seeds`,
+`answers.npz.xz` has three arrays for each variant, placement and evaluation, with names such as
+`report/after_fc1/running/seeds`. `n` is the number of seeds and `N` that of test images:
 
     seeds      [n]
     confusion  [n, 10, 10] uint16, row = label, column = prediction
-    correct    [N, ceil(n / 8)] uint8, of each test image, in the order of the original files,
-               whether each seed was right, as `numpy.packbits` packs it
+    correct    [N, ceil(n / 8)] uint8: whether each seed read each test image correctly, packed by
+               `numpy.packbits` over the seeds; the images are in the order of the original files
 
-A network without batch normalisation has the evaluation `running` only: there are no others.
+A network without batch normalisation has only the evaluation `running`, because the others would be
+the same.
 """
 
 import base64
@@ -40,7 +42,7 @@ TABLE, ANSWERS = "results.csv.gz", "answers.npz.xz"
 
 
 class Evaluated(NamedTuple):
-    """Runs that were trained alike but for their seed, evaluated in one of three ways."""
+    """Runs that differ only in their seed, evaluated in one of three ways."""
 
     variant: str
     placement: str
@@ -48,7 +50,7 @@ class Evaluated(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What networks evaluated in one way said of the test images after the last epoch."""
+    """What networks said of the test images after the last epoch, in one way of evaluation."""
 
     seeds: np.ndarray  # [n]
     confusion: np.ndarray  # [n, 10, 10] images, row = label, column = prediction
@@ -56,9 +58,9 @@ class Answers(NamedTuple):
 
 
 class Results(NamedTuple):
-    """All that was measured; tables and figures are made of it."""
+    """Everything that was measured; tables and figures are made of it."""
 
-    rows: list[dict[str, Any]]  # see `experiments.analysis`; the loss of a diverged run is None
+    rows: list[dict[str, Any]]  # as in `experiments.analysis`; the loss of a diverged run is None
     answers: dict[Evaluated, Answers]
     labels: np.ndarray | None  # [N] of the test images, in the order of the original files
     notes: list[str]  # sentences about what is missing
@@ -98,12 +100,12 @@ def read(directory: Path) -> Results:
 
 
 def write(source: Path, directory: Path, timing: Mapping[str, Any] | None) -> list[str]:
-    """Writes the form that is committed.
+    """Writes a study in the form that is committed.
 
     Args:
-      source: a study.
-      directory: where the files go; what else lies there stays.
-      timing: what `benchmarks.epoch_time` wrote; None means what the study has.
+      source: a study in either form.
+      directory: where the files go; other files there are left alone.
+      timing: what `benchmarks.epoch_time` wrote; None means the timing in the study.
 
     Returns:
       Sentences about what the study lacks.
@@ -127,7 +129,7 @@ def write(source: Path, directory: Path, timing: Mapping[str, Any] | None) -> li
 
 
 def _checked(path: Path, digest: str | None) -> bytes:
-    """The content of a file, if that is what it was written as."""
+    """The content of a file; raises a FileError if its SHA-256 is not `digest`."""
     try:
         content = files.read_regular(path)
     except OSError as error:
@@ -138,7 +140,7 @@ def _checked(path: Path, digest: str | None) -> bytes:
 
 
 def _gathered(rows: Sequence[Row]) -> dict[Evaluated, Answers]:
-    """The answers of all runs."""
+    """The answers of all runs, gathered from the rows of their last epochs."""
     found: dict[Evaluated, list[tuple[int, Any, np.ndarray]]] = {}
     for row in rows:
         variant, placement, seed = run_of(row)
@@ -182,11 +184,12 @@ def _as_arrays(answers: Mapping[Evaluated, Answers]) -> bytes:
         name = "/".join(kind)
         arrays[f"{name}/seeds"] = seeds.astype(np.int64)
         arrays[f"{name}/confusion"] = confusion.astype(np.uint16)
-        # Seeds side by side compress to half: most images all of them have right.
+        # With the seeds of an image side by side the file is half as large, because all seeds read
+        # most images correctly.
         arrays[f"{name}/correct"] = np.packbits(np.unpackbits(correct, axis=1).T, axis=1)
     content = io.BytesIO()
     np.savez(content, **arrays)
-    return lzma.compress(content.getvalue())  # to two thirds of what `savez_compressed` makes
+    return lzma.compress(content.getvalue())  # two thirds of the size that `savez_compressed` gives
 
 
 def _answers(content: bytes) -> dict[Evaluated, Answers]:
@@ -203,7 +206,7 @@ def _answers(content: bytes) -> dict[Evaluated, Answers]:
 
 
 def _compressed(content: bytes) -> bytes:
-    """With gzip; equal content gives equal bytes, as no name and no time are in them."""
+    """Compresses with gzip, without name and time, so that equal content gives equal bytes."""
     compressed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, mtime=0) as file:
         file.write(content)

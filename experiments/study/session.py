@@ -1,4 +1,4 @@
-"""One command's work on a study: what is left of what it asks for, trained and put on the disk."""
+"""Does one command's work on a study: trains what is left to do, and puts it on the disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -17,28 +17,29 @@ from experiments.study.training import arranged, train_group
 from mnist_jax import parallel
 from mnist_jax.data import Split, digests
 
-# Seeds that train side by side, at the least: a kill loses the epoch in progress of all of them.
+# Seeds that train side by side, rounded up to a multiple of the devices. A kill loses the epoch in
+# progress of all of them.
 GROUP = 20
 
 
 class Session(NamedTuple):
-    """What is to do, and what it is done with."""
+    """What a command has to do, and what it needs for that."""
 
     directory: Path
-    common: dict[str, Any]  # see `directory.next_manifest`
+    common: dict[str, Any]  # as in `directory.next_manifest`
     tasks: tuple[Task, ...]
-    saved: list[Group]  # those that had a checkpoint
+    saved: list[Group]  # the groups that had a checkpoint
     notes: list[str]  # sentences about what was found in the directory
     settings: Mapping[str, Setting]  # by variant
     splits: tuple[Split, Split]  # train and test
 
 
 class FinishedEpoch(NamedTuple):
-    """An epoch of a group, which is on the disk."""
+    """An epoch of a group that is on the disk."""
 
     group: Group
     number: int
-    rows: list[dict[str, Any]]  # one a seed
+    rows: list[dict[str, Any]]  # one for each seed
 
 
 def begin(
@@ -47,12 +48,12 @@ def begin(
     cells: Sequence[Cell],
     splits: tuple[Split, Split],
 ) -> Session:
-    """Finds out what is left to do, and signs the manifest.
+    """Finds out what is left to do, and adds this session to the manifest.
 
     Args:
-      directory: of the study, see `directory.opened`.
-      settings: of each variant.
-      cells: the runs that there shall be.
+      directory: the study's, which `directory.opened` has locked.
+      settings: the setting of each variant.
+      cells: the runs that are asked for.
       splits: train and test, as `load_mnist` gives them.
 
     Raises:
@@ -95,13 +96,13 @@ def finished_epochs(session: Session) -> Iterator[FinishedEpoch]:
     """Trains what is left to do.
 
     Args:
-      session: see `begin`.
+      session: what `begin` returned.
 
     Yields:
       Each epoch of each group, when it is on the disk.
 
     Raises:
-      FileError: the disk refuses, or a checkpoint does not fit.
+      FileError: a file cannot be written, or a checkpoint does not fit the network.
     """
 
     def held_out(task: Task) -> int:

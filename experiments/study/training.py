@@ -1,4 +1,4 @@
-"""Trains groups of runs side by side: epochs as rows and states, nothing on the disk."""
+"""Trains groups of runs side by side, and yields their rows and states; it writes no files."""
 
 import base64
 import math
@@ -34,13 +34,13 @@ from mnist_jax.train import Evaluation, Programs, TrainState
 class Data(NamedTuple):
     """What runs are trained and tested on, in the order of the original files.
 
-    In that order the report's program saw the test images, and batch statistics depend on it.
-    Training is ordered by a seed from TFDS's order, as in every other command.
+    The report's program saw the test images in that order, and batch statistics depend on it. The
+    order of training is a seed's permutation of TFDS's order, as in every other command.
     """
 
     train: Split
     test: Split
-    places: np.ndarray  # [N] where each image of `train` stands, in TFDS's order
+    places: np.ndarray  # [N] the place in `train` of each image, in TFDS's order
 
 
 class Epoch(NamedTuple):
@@ -48,7 +48,7 @@ class Epoch(NamedTuple):
 
     number: int
     states: TrainState  # numpy arrays, [S, ...]
-    rows: list[dict[str, Any]]  # one a seed, see `directory`
+    rows: list[dict[str, Any]]  # one for each seed, as in results.jsonl
 
 
 def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
@@ -56,8 +56,8 @@ def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
 
     Args:
       splits: train and test.
-      held_out: if not 0, so many training images, the last ones, take the place of the test split,
-        and training has the others.
+      held_out: if it is not 0, the last `held_out` training images replace the test split, and only
+        the other training images are trained on.
     """
     train_split, test_split = splits
     train_places = tfds_order("train", len(train_split.labels))
@@ -77,9 +77,9 @@ def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterato
     """Trains a group to the last epoch.
 
     Args:
-      task: the group and where it starts, see `plan`.
-      setting: of its variant.
-      data: see `arranged`; its splits as `parallel.replicate` gives them.
+      task: the group, and where it starts.
+      setting: the setting of its variant.
+      data: what `arranged` returned, with splits that `parallel.replicate` has placed.
       mesh: the devices over which the seeds are divided.
 
     Yields:
@@ -98,8 +98,8 @@ def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterato
         )  # [S, N]
         states, trained = programs.train_epoch(states, data.train, orders)
         tested = evaluate_all(programs, train.variables_of(states), data.train, data.test)
-        # The states as numpy arrays again: as they came, they would be placed otherwise than those
-        # of the first epoch, and compiled for once more.
+        # The states become numpy arrays again. As they came from the program they would lie
+        # elsewhere than those of the first epoch, and the program would be compiled once more.
         states, trained, tested = hosts.fetch((states, trained, tested))
         rows = _rows(task.group, number, trained, tested)
         if number == setting.epochs and not setting.held_out:
@@ -112,7 +112,7 @@ def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterato
 
 @lru_cache(maxsize=1)  # a study has many networks, and goes through them one after another
 def _programs(setting: Setting, placement: Placement, mesh: Mesh) -> Programs:
-    """One object for each network, so that groups of the same size compile it once."""
+    """The programs of a network, always the same object, so that equal groups compile them once."""
     return parallel.over_seeds(
         model_of(setting, placement),
         sgd(setting.learning_rate, setting.momentum),
@@ -124,21 +124,21 @@ def _programs(setting: Setting, placement: Placement, mesh: Mesh) -> Programs:
 
 @lru_cache(maxsize=1)
 def _init_state(setting: Setting, placement: Placement) -> Callable[[jax.Array], TrainState]:
-    """The program of a single run, whose initial weights these are."""
+    """The program by which a single run draws its initial weights, so that both have the same."""
     tx = sgd(setting.learning_rate, setting.momentum)
     return train.compiled(model_of(setting, placement), tx).init_state
 
 
 def _initial_states(task: Task, setting: Setting, keys: Sequence[jax.Array]) -> TrainState:
-    """Where a task starts, `[S, ...]`: with fresh weights, or where its checkpoint is.
+    """The states from which a task starts, `[S, ...]`: fresh ones, or those of its checkpoint.
 
-    As numpy arrays they are alike on every host, and so can enter a computation of all hosts.
+    They are numpy arrays, which are the same on every host, and so all hosts can compute with them.
     """
     init_state = _init_state(setting, task.group.placement)
     if task.saved is None:
         states = [jax.device_get(init_state(key)) for key in keys]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-    seeds = task.saved.group.seeds  # it may hold others, too
+    seeds = task.saved.group.seeds  # the checkpoint may hold other seeds, too
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype),
         jax.eval_shape(init_state, keys[0]),
@@ -154,13 +154,13 @@ def _initial_states(task: Task, setting: Setting, keys: Sequence[jax.Array]) -> 
 def _rows(
     group: Group, epoch: int, trained: Metrics, tested: Mapping[str, Evaluation]
 ) -> list[dict[str, Any]]:
-    """One row a seed.
+    """Makes one row for each seed.
 
     Args:
-      group: of `S` seeds.
-      epoch: its number.
+      group: the runs, `S` seeds.
+      epoch: the number of the epoch.
       trained: sums `[S]` over the training split.
-      tested: by name, sums `[S]` over the test split.
+      tested: sums `[S]` over the test split, by the name of the evaluation.
     """
     sums = {"train": trained} | {
         f"{prefix}test": tested.get(name, tested["running"]).metrics
@@ -179,12 +179,12 @@ def _rows(
 
 
 def _rounded(value: float) -> float | None:
-    """Six digits, as sums of float32 give no more; None for the loss of a run that diverged."""
+    """Rounds to six digits, the precision of float32 sums; None if the value is not finite."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _answers(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What a network said of the test images, see `results.Answers`.
+    """What a network said of the test images, in the form of a line of results.jsonl.
 
     Args:
       logits: `[N, 10]`.
