@@ -3,7 +3,7 @@
     python -m benchmarks.core_distance
 
 Method. Two processes, each kept to one core, hand a byte in shared memory back and forth. The time
-is that of the cache line which moves between the cores, and of Python's own loop.
+includes the moves of the cache line between the cores and Python's own loop.
 
 Conditions. The cores of a virtual machine may share a cache at one time and lie on two chips of a
 processor at another, and the guest sees neither. `benchmarks.epoch_time` records the distance
@@ -35,7 +35,7 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    # Not above, because the other process imports this module, and these take long.
+    # Imported here, because the other process imports this module, and these imports take long.
     from experiments import options
     from experiments.options import FailedError, refuse_unless_positive
 
@@ -59,7 +59,7 @@ def can_choose_cores() -> bool:
 
 
 def in_a_process() -> float | None:
-    """As `round_trip_nanoseconds`, in a fresh process, so that this one keeps its cores."""
+    """Measures `round_trip_nanoseconds` in a fresh process, so that this one keeps its cores."""
     if not can_choose_cores() or len(os.sched_getaffinity(0)) < 2:
         return None
     try:
@@ -71,7 +71,7 @@ def in_a_process() -> float | None:
 
 
 def round_trip_nanoseconds(turns: int = TURNS) -> float | None:
-    """The median of so many turns; None where two processes cannot be kept to a core each."""
+    """The median over `turns` turns; None if two processes cannot be kept to one core each."""
     if not can_choose_cores():
         return None
     allowed = sorted(os.sched_getaffinity(0))
@@ -107,7 +107,7 @@ def _turn(byte: memoryview) -> int:
 
 
 def _answer(name: str, core: int, turns: int) -> None:
-    """The other process: takes the byte back as often as it is set."""
+    """The work of the other process: it resets the byte each time that it is set."""
     os.sched_setaffinity(0, [core])
     memory = shared_memory.SharedMemory(name)
     byte: Any = memory.buf

@@ -8,19 +8,19 @@ round every program runs once, for every placement and on one core and on all of
 round has a random order of its own, drawn from `--seed` and recorded. A process trains one epoch to
 warm up and then `--epochs` more; its time is the median of those. Evaluation and compilation are
 timed apart. With `--beside-busy` another process computes at the lowest priority, nice 19, all the
-while: this is how a browser or an indexer feels. The programs are
+while, as a browser or an indexer may do. The programs are
 
     mnist_jax               benchmarks/jax_program.py
     pytorch eager           benchmarks/torch_program.py: images normalised once, kept in memory
     pytorch channels_last   the same with images and kernels stored channels last
-    pytorch compile         as eager, with torch.compile
+    pytorch compile         like eager, with torch.compile
     pytorch dataloader      as the report's author would write it; on all cores only
 
-Conditions. Beside each time are recorded: the load average of the minute before; how many CPUs
+Conditions. Each time is recorded together with the load average of the minute before; how many CPUs
 other processes kept busy meanwhile, and how many the host of a virtual machine withheld; how many
-CPUs the program itself used while it trained, which is close to 1 where two threads take turns on
-one core; and how long a byte takes from one core to another (`benchmarks.core_distance`), the
-larger one of before and after.
+CPUs the program itself used while it trained, which is close to 1 if two threads take turns on one
+core; and how long a byte takes from one core to another (`benchmarks.core_distance`), measured
+before and after, of which the larger number counts.
 
 Output. A table for each placement has the median over the processes, their range, and the ratio of
 medians to mnist_jax on as many threads. Below it stand the ratio to the fastest PyTorch program on
@@ -60,7 +60,7 @@ from mnist_jax.model import PLACEMENTS, Placement
 from mnist_jax.summary import summary
 
 OURS, LOOP = "mnist_jax", "pytorch dataloader"
-EACH = (  # the lists of a row, which have an item for each process
+EACH = (  # the names of a row's lists, which have an item for each process
     "epoch_seconds",
     "warm_up_seconds",
     "compile_seconds",
@@ -74,7 +74,7 @@ EACH = (  # the lists of a row, which have an item for each process
     "core_distance_ns",
 )
 
-Row = dict[str, Any]  # a program on a placement and a number of threads; lists as in EACH
+Row = dict[str, Any]  # one program, placement and number of threads, with the lists named in EACH
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Config:
     """Time an epoch of training here and in PyTorch."""
 
     placement: Placement | None = None
-    """Where the residual block stands; else all three in turn."""
+    """Where the residual block stands; by default all three in turn."""
     repeats: int = 10
     """Number of processes of each program, at least 1."""
     epochs: int = 3
@@ -95,7 +95,7 @@ class Config:
     json: OptionalPath = None
     """File for everything measured, as JSON."""
     figure: OptionalPath = None
-    """File for a bar chart, without suffix: a PNG and an SVG are written."""
+    """File for a bar chart. Without a suffix, a PNG and an SVG are written."""
 
 
 class Program(NamedTuple):
@@ -155,9 +155,9 @@ def programs(
     """All programs that this machine can run, on one thread and on all.
 
     Args:
-      placements: of the block.
+      placements: where the block stands.
       common: options of every program.
-      console: for why something is left out.
+      console: prints why something is left out.
     """
     on_cpu = processes.platform() == "cpu"
     torch = importlib.util.find_spec("torch") is not None
@@ -174,7 +174,7 @@ def programs(
         for variant in get_args(Variant) if torch and on_cpu else ():
             command = ("-m", "benchmarks.torch_program", "--variant", variant)
             name = f"pytorch {variant}"
-            # The report's own loop is timed as it would be run.
+            # The report's own loop is timed on all cores only, as its author would run it.
             kinds += [(name, n, command) for n in (counts[-1:] if name == LOOP else counts)]
         for name, n, command in kinds:
             chosen = (*command, "--placement", placement, "--threads", str(n), *common)
@@ -183,10 +183,10 @@ def programs(
 
 
 def measure(found: Sequence[Program], repeats: int, seed: int, console: Console) -> dict[str, Any]:
-    """Runs every program so often; a program that fails is left out.
+    """Runs every program `repeats` times; a program that fails is left out.
 
     Returns:
-      `conditions`, with the order of the processes, and `rows`, see `EACH`.
+      `conditions`, with the order of the processes, and `rows` with the lists that `EACH` names.
 
     Raises:
       FailedError: no program could be timed.
@@ -223,7 +223,7 @@ def measure(found: Sequence[Program], repeats: int, seed: int, console: Console)
     if not rows:
         raise FailedError("nothing could be timed")
     conditions["order"] = [f"{p.name} {p.placement} {p.threads}" for _, p in order]
-    # As they were listed, not as they ran.
+    # The rows are in the order of `found`, not in that of the processes.
     return {"conditions": conditions, "rows": [rows[p] for p in found if p in rows]}
 
 
@@ -249,7 +249,7 @@ def values_of(result: Mapping[str, Any], finished: Finished) -> dict[str, float 
 
 
 def show(timing: Mapping[str, Any], console: Console) -> None:
-    """Prints everything; see the module."""
+    """Prints everything that the module's docstring lists as output."""
     for line in conditions_lines(timing):
         console.print(line)
     for placement in PLACEMENTS:
@@ -263,7 +263,7 @@ def show(timing: Mapping[str, Any], console: Console) -> None:
 
 
 def conditions_lines(timing: Mapping[str, Any]) -> Iterator[str]:
-    """What the numbers depend on."""
+    """Lines about the conditions that the numbers depend on."""
     conditions = timing["conditions"]
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     yield (
@@ -317,18 +317,18 @@ def _started(row: Row) -> float:
 
 
 def ratio(row: Row, peer: Row) -> float:
-    """How many times as long as its peer, medians against each other."""
+    """The ratio of the median times of a row and its peer."""
     return _median(row) / _median(peer)
 
 
 def in_pairs(row: Row, peer: Row) -> str:
-    """The range of the same ratio over the rounds."""
+    """The range, over the rounds, of the ratio of the times of a row and its peer."""
     ratios = [a / b for a, b in zip(row["epoch_seconds"], peer["epoch_seconds"], strict=True)]
     return f"in pairs {min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """What the rows of one placement come to."""
+    """Lines that sum up the rows of one placement."""
     ours = [row for row in rows if row["program"] == OURS]
     if not ours:
         return
@@ -358,7 +358,7 @@ def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def same_time_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Whether the networks with the block in its two places take about the same time."""
+    """Lines that compare the times of the networks with the block after and before fc1."""
     for row in rows:
         if row["placement"] == "after_fc1":
             same = [other for other in rows if other["placement"] == "before_fc1"]
@@ -371,16 +371,18 @@ def same_time_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def arithmetic_share(row: Row) -> float:
-    """The share of the speed of a matrix product that the epoch's multiply-adds reach."""
+    """The speed of the epoch's multiply-adds as a share of the speed of a matrix product."""
     operations = 2 * TRAIN_SIZE * training_multiply_adds(row["placement"])
     limit = statistics.median(row["matrix_product_gflops"]) * 1e9
     return operations / _median(row) / limit
 
 
 def training_multiply_adds(placement: Placement) -> int:
-    """Of one image: each layer, its gradient by its weights and, but for conv1, by its input.
+    """The multiply-adds of a training step for one image.
 
-    On one pixel eight of a 3x3 kernel's nine taps meet padding alone and are not counted.
+    They are those of each layer, of its gradient by its weights and, except for conv1, of its
+    gradient by its input. In an image of one pixel eight of the nine weights of a 3x3 kernel meet
+    only padding and are not counted.
     """
     total = 0
     for layer in summary(settings.model_of(settings.REPORT, placement)):

@@ -2,9 +2,10 @@
 
     python -m benchmarks.jax_program --placement after_fc1 --epochs 3
 
-It is the peer of `torch_program`: the same options, the same lines, the same JSON. It prints the
-report's own line for each epoch, with the seconds of training alone. Everything is compiled before
-the first epoch, which still takes longer than the others, because it touches all memory first.
+It has the same options as `torch_program`, except for `--variant`, and prints the same lines and
+the same JSON: a line in the report's form for each epoch, with the seconds of training alone.
+Everything is compiled before the first epoch, which still takes longer than the others, because it
+touches all memory first.
 """
 
 if __name__ == "__main__":
@@ -36,7 +37,7 @@ class State(NamedTuple):
 
     training: training.TrainState
     order_key: jax.Array
-    evaluated: Any  # the network's variables, with which it is evaluated
+    evaluated: Any  # the variables with which the network is evaluated
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def ready(
 
 
 def multiply(size: int, times: int) -> None:
-    """Multiplies two matrices of ones so often."""
+    """Multiplies two `[size, size]` matrices of ones `times` times."""
     ones = jnp.ones((size, size))
     jax.block_until_ready([jnp.matmul(ones, ones) for _ in range(times)])
 

@@ -3,11 +3,11 @@
     python -m benchmarks.kernels
 
 Method. Every kernel runs inside a loop of one compiled program, as it does in the training epoch,
-at the shapes of the networks: once its value alone, and once its value and its gradient by weights
-and input. Both forms are compiled with the options of the training programs and run in turn, so
-that a disturbance of the machine meets both. The table has the median over `--repeats` and the
-range, in microseconds. The reference form of conv1's value is the faster one; training needs the
-gradient too.
+at the shapes of the networks. Its value is timed alone, and then together with its gradient by
+weights and input. Both forms are compiled with the options of the training programs and run in
+turn, so that a disturbance of the machine meets both. The table has the median over `--repeats` and
+the range, in microseconds. For conv1's value the reference form is the faster one, but training
+needs the gradient too.
 
 Conditions. The load average is recorded before each measurement.
 
@@ -21,8 +21,8 @@ Kept
   12868), and a step from stock operations takes 19 times as long.
 - The batch is the last axis of every array. With the channels last, vectors of 6 or 16 numbers fill
   no register. In the dense layers alone this saves 5 % of a step.
-- A barrier stands where an array must exist in memory, and a compile option keeps it there. Without
-  them XLA computes the pooled image anew in each of the nine slices that read it.
+- A barrier marks each array that must exist in memory, and a compile option keeps the barriers.
+  Without them XLA computes the pooled image anew in each of the nine slices that read it.
 - The older loop emitters of jaxlib 0.10 compile the loops. With the newer ones, which compute an
   index for each element, the maximum of four arrays takes 15 times as long.
 - A batch is computed in two halves that do not wait for each other, so that XLA runs one on each
@@ -31,33 +31,33 @@ Kept
   conv2's weight gradient takes 17 % less.
 - The last step of the windows' gradient gathers rows. As a transpose it was fused into the mask
   that follows, read element by element, and took 2.6 times as long.
-- The choice that the pooling made is kept as int8 where the maximum is computed. To find it again
+- The choice that the pooling made is kept as int8 when the maximum is computed. To find it again
   from the four values took 2.8 times as long.
-- Images are gathered as flat rows of bytes, in half the time.
-- The gradient of batch normalisation is one formula, over one run of numbers for each channel. It
-  saves 9 % of a step before fc1. The gradient that JAX derives took seven loops, and four of them
-  computed an index for each element.
+- Images are gathered as flat rows of bytes, which takes half the time.
+- The gradient of batch normalisation is one formula, over one run of numbers for each channel. This
+  saves 9 % of a step of the network with a block before fc1. The gradient that JAX derives took
+  seven loops, and four of them computed an index for each element.
 
 Dropped
 - Four parts of a batch take a third longer than two, and four for conv1 alone 10 % longer. Bands of
   conv1's rows, and halves for the block's 3x3 convolution, take longer too. Parts as loops inside
   the loop run one after another, because XLA gives them the same memory.
-- Products by Eigen in place of YNNPACK, oneDNN, and another scheduler of XLA's operations are
-  within 2 %, or worse.
-- Two CPU devices that share each batch are slower than two threads of one, see
+- Products by Eigen instead of YNNPACK, oneDNN, and another scheduler of XLA's operations change the
+  time by less than 2 %, or lengthen it.
+- Two CPU devices that share each batch are slower than two threads of one device; the times are in
   `mnist_jax.parallel.over_batch`.
 - To put off conv2's weight gradient until conv1's is ready, so that each core has one, saves 9 %
   with the whole batch and costs 10 % with halves.
 - conv1's weight gradient as a sum of products over six parts of its columns takes a third less, but
   then the product of the value takes 60 % more. Other numbers of parts gain nothing.
-- Windows by larger blocks than rows make the gather take 1.8 to 2.5 times as long.
+- Gathering windows in larger blocks than rows takes 1.8 to 2.5 times as long.
 - Winograd's F(2x2, 5x5) would need a quarter of the multiply-adds, but 36 intermediate values for
   each pooled pixel and channel where there are 4 now, and XLA offers no loop that keeps them in
   cache. It was not built.
 
-What holds the rest. XLA hands work to a second thread where an operation says that it may block, or
-where more than eight operations are ready. The products of conv1's weight gradient say no such
-thing, because their 36 x 24 outputs are too few to divide. So those of the two halves follow one
+What limits the speed now. XLA hands work to a second thread if an operation says that it may block,
+or if more than eight operations are ready. The products of conv1's weight gradient do not say so,
+because their 36 x 24 outputs are too few to divide. So those of the two halves follow one
 another on one core while the other core waits, and so do the dense layers. On one core the five
 products of the two stages take three fifths of a step, at half the speed of a large product
 (conv1's weight gradient) to five sixths of it (conv2), and they do 36/25 of the arithmetic that
@@ -107,12 +107,12 @@ class Config:
 
 
 class Kernel(NamedTuple):
-    """A kernel where the networks use it."""
+    """A kernel at the shapes that it has at one place in the networks."""
 
     name: str
     fast: Callable[..., jax.Array]
     reference: Callable[..., jax.Array]
-    shapes: tuple[tuple[int, ...], ...]  # of the input without its batch, then of the weights
+    shapes: tuple[tuple[int, ...], ...]  # the input's without its batch, then the weights'
 
 
 def _normalised(batch_norm: Callable[..., Any], x: jax.Array, *weights: jax.Array) -> jax.Array:
@@ -192,7 +192,7 @@ def check(config: Config) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each kernel, its value alone and with its gradient."""
+    """Two rows for each kernel: its value alone, and with its gradient."""
     grid = Table(title="Microseconds: median (range)", box=box.SIMPLE_HEAD)
     for name in ("kernel", "what"):
         grid.add_column(name)
@@ -206,7 +206,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def measure(batch_size: int, repeats: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Microseconds of each kernel in both forms; arguments as in `Config`."""
+    """Yields the microseconds of each kernel in both forms; arguments as in `Config`."""
     for kernel in KERNELS:
         rng = np.random.default_rng(0)
         image, *weights = kernel.shapes
@@ -229,8 +229,8 @@ def measure(batch_size: int, repeats: int, seconds: float) -> Iterator[dict[str,
 class Loop:
     """A function in a compiled loop.
 
-    Every turn depends on the one before, so that none is saved. It adds to one element of each
-    input a number from the outputs, too small to change it.
+    Every turn depends on the one before, so that the compiler can leave out none: it adds to one
+    element of each input a number from the outputs that is too small to change it.
     """
 
     def __init__(self, function: Callable[..., Any], arrays: Sequence[jax.Array], seconds: float):
@@ -244,7 +244,7 @@ class Loop:
         self.turns = max(2, round(self.turns * seconds / took))
 
     def microseconds(self) -> float:
-        """Of one turn."""
+        """The time of one turn, in microseconds."""
         return self._time() / self.turns * 1e6
 
     def _time(self) -> float:
@@ -261,7 +261,7 @@ def _loop(function: Callable[..., Any], turns: jax.Array, *arrays: jax.Array) ->
         seen = 1e-30 * sum(output.reshape(-1)[0] for output in jax.tree.leaves(outputs))
         return tuple(array.at[(0,) * array.ndim].add(seen) for array in arrays), outputs
 
-    # The outputs are carried, whole, so that every element of them is computed.
+    # The whole outputs are carried from turn to turn, so that every element of them is computed.
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *arrays))
     return lax.fori_loop(0, turns, turn, (arrays, nothing))
 

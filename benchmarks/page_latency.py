@@ -1,13 +1,13 @@
-"""How long after a stroke of the pen the page's new answer stands there.
+"""How long after a stroke of the pen does the page show its new answer?
 
     python -m experiments.page runs/none-seed0 runs/before_fc1-seed0 runs/after_fc1-seed0
     python -m benchmarks.page_latency page.html
 
-A browser draws with real pointer events, a move each 20 ms. For each move the time is taken from
-the event's arrival in the page to its answers, in all networks of the page and with all layers of
-the chosen one, and on to the frame that shows them. A screen of 60 Hz has a frame each 16.7 ms, so
-the second number is large because of the waiting, too. The page's opening is timed from the request
-of its address to the moment at which it can be drawn on.
+A browser draws with real pointer events, one move each 20 ms. Two times are taken for each move,
+both from the event's arrival in the page: until all networks of the page have answered and all
+layers of the chosen one are computed, and until the browser has shown the frame with them. A screen
+of 60 Hz has a frame each 16.7 ms, so the second time includes waiting for a frame. The page's
+opening is timed from the request of its address to the moment at which it can be drawn on.
 
 It needs Chromium, its driver and Selenium: `apt-get install chromium chromium-driver` on Debian,
 and `pip install -e '.[web]'`.
@@ -50,7 +50,7 @@ TO_EVERY_MOVE = """
 
 
 def browser() -> tuple[str, str] | None:
-    """Chromium and its driver, where this machine has both."""
+    """The paths of Chromium and its driver; None if this machine does not have both."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next(filter(None, map(shutil.which, names)), None)
     driver = shutil.which("chromedriver")
@@ -59,7 +59,7 @@ def browser() -> tuple[str, str] | None:
 
 @contextlib.contextmanager
 def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
-    """A Selenium driver of a fresh Chromium without a screen that asks the network for nothing.
+    """A Selenium driver of a fresh Chromium without a screen, which makes no requests of its own.
 
     Its performance log has every request of a page, its browser log every message of the console.
 
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def draw(driver: Any) -> list[dict[str, float]]:
-    """Draws an 8 in one stroke; returns `answered` and `shown` of each move, in milliseconds."""
+    """Draws an 8 in one stroke; returns the times `answered` and `shown` of each move, in ms."""
     driver.execute_script(TO_EVERY_MOVE)
     box = driver.execute_script(
         "const { x, y, width } = document.getElementById('drawing').getBoundingClientRect();"

@@ -2,9 +2,10 @@
 
     python -m benchmarks.pictures runs/none-seed0 runs/before_fc1-seed0 runs/after_fc1-seed0
 
-Method. Test images of MNIST, drawn at random, are made into pictures as people have them: written
-to a file, read again by `experiments.images`, prepared by `mnist_jax.digits`, and answered by each
-network. Beside the accuracy stands its difference from that on the same images as MNIST has them.
+Method. Test images of MNIST, drawn at random, are made into pictures such as people have. Each is
+written to a file, read again by `experiments.images`, prepared by `mnist_jax.digits`, and answered
+by each network. Beside each accuracy stands its difference from that on the same images as MNIST
+has them.
 A picture in which no digit is found counts as a mistake. `MAKERS` lists the kinds of pictures.
 
 Conditions. The accuracies depend on the networks and the images, not on the machine. With 1,000
@@ -35,7 +36,7 @@ from mnist_jax.digits import to_mnist
 
 ORIENTATION = 0x0112  # EXIF's tag
 
-# Makes a picture of an image [28, 28] uint8 of MNIST, light ink on black.
+# A function that makes a picture of an image of MNIST, [28, 28] uint8 with light ink on black.
 Maker = Callable[[np.ndarray, np.random.Generator], Image.Image]
 
 
@@ -94,22 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chosen(test: Split, size: int, seed: int) -> Split:
-    """So many examples of a split, drawn at random."""
+    """`size` examples of a split, drawn at random; all of them if there are no more."""
     total = len(test.labels)
     which = np.random.default_rng(seed).choice(total, min(size, total), replace=False)
     return Split(test.images[which], test.labels[which])
 
 
 def read_back(maker: Maker, images_: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
-    """Images of MNIST after their way through a file.
+    """Makes a picture of each image, writes it to a file, and reads and prepares it again.
 
     Args:
-      maker: of the pictures.
+      maker: makes the pictures.
       images_: `[N, 28, 28]` uint8.
-      seed: of what is random in the pictures.
+      seed: decides what is random in the pictures.
 
     Returns:
-      `[N, 28, 28, 1]` uint8, black where no digit was found, and how many those are.
+      The prepared images, `[N, 28, 28, 1]` uint8, and the number of those in which no digit was
+      found, which are black.
     """
     rng = np.random.default_rng(seed)
     seen = np.zeros((*images_.shape, 1), np.uint8)
@@ -126,7 +128,7 @@ def read_back(maker: Maker, images_: np.ndarray, seed: int) -> tuple[np.ndarray,
 
 
 def accuracy_percent(logits: Any, test: Split) -> float:
-    """How many of the answers `[N, 10]` are right, in percent."""
+    """The share of right answers among logits `[N, 10]`, in percent."""
     return 100 * float(np.mean(np.asarray(logits).argmax(1) == test.labels))
 
 
@@ -154,8 +156,8 @@ def enlarged(image: np.ndarray, _: np.random.Generator, *, smooth: bool = True) 
 
 
 def turned(image: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """Lying on a side, or on its head, with a note of the camera which side is up."""
-    # How to store an upright picture such that EXIF's orientation turns it upright again.
+    """Lying on a side or upside down, with EXIF's orientation, which says which side is up."""
+    # How an upright picture is stored so that EXIF's orientation turns it upright again.
     ways = {
         3: Image.Transpose.ROTATE_180,
         6: Image.Transpose.ROTATE_90,
@@ -170,7 +172,7 @@ def turned(image: np.ndarray, rng: np.random.Generator) -> Image.Image:
 def on_a_page(
     image: np.ndarray, rng: np.random.Generator, *, at_least: float = 2, at_most: float = 8
 ) -> Image.Image:
-    """Dark ink anywhere on a page of 400x300, enlarged by a factor between the two."""
+    """Dark ink anywhere on a page of 400x300, enlarged by `at_least` to `at_most` times."""
     side = round(28 * rng.uniform(at_least, at_most))
     page = Image.new("L", (400, 300), 255)
     place = rng.integers(0, 401 - side), rng.integers(0, 301 - side)

@@ -1,8 +1,8 @@
-"""Fresh processes in random order: how the benchmarks run programs, and what else the machine did.
+"""Runs programs in fresh processes and in random order, and records what else the machine did.
 
-A time is worth little without the state of the machine that it was taken on. So beside each process
-stand the load average of the minute before it, and how many CPUs other processes kept busy while it
-ran. Where the operating system does not tell, a value is None.
+A time means little without the state of the machine on which it was taken. So the load average of
+the minute before each process is recorded, and how many CPUs other processes kept busy while it
+ran. A value that the operating system does not tell is None.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).parents[1]
-# It ends with the process that started it, however that ends.
+# A process that computes until the process that started it ends, however that ends.
 _BUSY = """
 import os
 os.nice(19)
@@ -35,17 +35,17 @@ class ProcessError(Exception):
 
 
 class Conditions(NamedTuple):
-    """What the machine did besides."""
+    """What else the machine did while a process ran."""
 
     load_average: float | None  # of the minute before the process started
-    other_cpus: float | None  # how many CPUs others kept busy, on average, while it ran
-    stolen_cpus: float | None  # how many the host of a virtual machine withheld, likewise
+    other_cpus: float | None  # CPUs that other processes kept busy, on average
+    stolen_cpus: float | None  # CPUs that the host of a virtual machine withheld, on average
 
 
 class Finished(NamedTuple):
-    """A process that ended well."""
+    """A process that ended with exit status 0."""
 
-    lines: list[tuple[float, str]]  # of its standard output, with the seconds since its start
+    lines: list[tuple[float, str]]  # its standard output, with the seconds since its start
     seconds: float  # from its start to its end
     peak_memory_mib: float | None
     conditions: Conditions
@@ -109,10 +109,13 @@ def run(command: Sequence[str]) -> Finished:
 
 
 def run_for_json(command: Sequence[str]) -> tuple[dict[str, Any], Finished]:
-    """As `run`, for a program that prints a JSON object as its last line.
+    """Runs a program with `--json -`, which prints a JSON object as its last line.
+
+    Returns:
+      The object, and the process.
 
     Raises:
-      ProcessError: see `run`.
+      ProcessError: its exit status is not 0.
     """
     finished = run([*command, "--json", "-"])
     return json.loads(finished.lines[-1][1]), finished

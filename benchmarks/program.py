@@ -34,7 +34,7 @@ PRODUCT_SIZE, PRODUCTS = 1024, 20
 
 @dataclass(frozen=True)
 class Options:
-    """What both programs can be asked for."""
+    """The options of both programs."""
 
     placement: Placement = "after_fc1"
     """Where the residual block stands."""
@@ -43,55 +43,57 @@ class Options:
     batch_size: int = settings.REPORT.batch_size
     """Number of images in a training step, at least 1."""
     examples: OptionalInt = None
-    """Number of images to train on, at least 1; else all."""
+    """Number of images to train on, at least 1; by default all."""
     held_out: int = 0
     """Number of training images that are kept from training and evaluated as test images."""
     schedule: Schedule = "constant"
-    """Learning rate over the steps: constant, or one cycle up to --peak-learning-rate and down."""
+    """How the learning rate changes: constant, or one cycle up to --peak-learning-rate and down."""
     learning_rate: float = settings.REPORT.learning_rate
-    """Learning rate of the schedule constant, at least 0."""
+    """Learning rate of --schedule constant, at least 0."""
     peak_learning_rate: float = settings.PEAK_LEARNING_RATE
-    """Highest learning rate of the schedule one_cycle, at least 0."""
+    """Highest learning rate of --schedule one_cycle, at least 0."""
     nesterov: bool = False
     """Use Nesterov's form of momentum."""
     statistics: Statistics = "running"
-    """What batch normalisation evaluates with: statistics of training, or all images anew."""
+    """Statistics that batch normalisation evaluates with: the running ones of training, or ones
+    recomputed from all training images."""
     threads: OptionalInt = None
-    """Number of CPU cores to run on, at least 1; else all that the process may use."""
+    """Number of CPU cores to run on, at least 1; by default all that the process may use."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, at least 0."""
     seeds: int = 1
     """Number of trainings, one after another with seeds that count up, at least 1."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     json: OptionalPath = None
-    """File for the results as JSON; - prints them, in place of the lines of the epochs."""
+    """File for the results as JSON; - prints them instead of the lines of the epochs."""
 
 
 class Sums(Protocol):
-    """The sums of an epoch; `metrics.Metrics` and `torch_report.Sums` are such."""
+    """The sums of an epoch, which `metrics.Metrics` and `torch_report.Sums` both hold."""
 
     @property
     def mean_loss(self) -> float:
-        """Cross-entropy per example."""
+        """The mean cross-entropy of an example, in nats."""
         ...
 
     @property
     def accuracy_percent(self) -> float:
-        """Correct predictions, in percent."""
+        """The share of right predictions, in percent."""
         ...
 
 
 class Side(NamedTuple):
-    """A program made ready to train one network. A state is whatever the program makes of it.
+    """The functions of a program that is ready to train one network.
 
-    Every function returns when its result is computed, not before.
+    What a state is, each program decides for itself. Every function returns when its result is
+    computed, not before.
     """
 
-    start: Callable[[int], Any]  # a seed, to the state before the first epoch
-    train_epoch: Callable[[Any, int], tuple[Any, Sums]]  # a state and the number of the epoch
-    recalibrate: Callable[[Any], Any]  # a state, to what `evaluate` is to evaluate in its place
+    start: Callable[[int], Any]  # takes a seed, returns the state before the first epoch
+    train_epoch: Callable[[Any, int], tuple[Any, Sums]]  # takes a state and the epoch's number
+    recalibrate: Callable[[Any], Any]  # takes a state, returns the one that `evaluate` takes then
     evaluate: Callable[[Any], Sums]
-    multiply: Callable[[int, int], None]  # so large matrices, so often
+    multiply: Callable[[int, int], None]  # takes the size of matrices and the number of products
     compile_seconds: float | None  # None where the first epoch compiles
     versions: Mapping[str, str]
 
@@ -107,14 +109,14 @@ def main(
     name: str,
     description: str | None,
 ) -> int:
-    """The command line of both programs; returns its exit status.
+    """Runs the command line of either program; returns its exit status.
 
     Args:
-      config_type: the options, with those of one program alone.
-      ready: makes the program ready; the splits are those that it trains on and evaluates.
+      config_type: the program's options, which may add some to `Options`.
+      ready: makes the program ready; it takes the splits to train on and to evaluate.
       arguments: the words of the command line; None means the process's own.
-      name: of the program's module.
-      description: of the program.
+      name: the name of the program's module.
+      description: the description of the program for its help.
     """
 
     def body() -> int:
@@ -184,9 +186,9 @@ def divided(
 
 
 def keep_to(cores: int) -> None:
-    """Keeps this process to its first so many cores.
+    """Keeps this process to the first `cores` of the cores that it may use.
 
-    It must come before JAX or PyTorch start, as they make a thread for each core.
+    This must be called before JAX or PyTorch start, because they make a thread for each core.
     """
     if cores < threads():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -195,8 +197,8 @@ def keep_to(cores: int) -> None:
 def timed(side: Side, seed: int, epochs: int, *, recalibrated: bool) -> Iterator[dict[str, Any]]:
     """Trains with one seed and yields a row after each epoch, with the keys of a run's metrics.
 
-    `seconds` are those of training alone and `cpu_seconds` what all threads together computed in
-    that time; evaluation and recalibration are apart.
+    `seconds` are those of training alone, and `cpu_seconds` are those that all threads together
+    computed in that time. Evaluation and recalibration have keys of their own.
     """
     state = side.start(seed)
     for number in range(1, epochs + 1):

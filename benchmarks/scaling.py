@@ -3,14 +3,15 @@
     python -m benchmarks.scaling --placement after_fc1
 
 Method. Every measurement is a fresh process of `benchmarks.jax_program`. In each of `--repeats`
-rounds every setting runs once, in a random order of its own, drawn from `--seed` and recorded. A
-process trains one epoch to warm up and then `--epochs` more; its time is the median of those. A
-cell of the tables is the median over the processes, and the images trained on in a second.
+rounds every setting runs once, and each round has a random order of its own, drawn from `--seed`
+and recorded. A process trains one epoch to warm up and then `--epochs` more; its time is the median
+of those. A cell of the tables has the median over the processes, and the images trained on in a
+second.
 
 Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
-how many CPUs others kept busy meanwhile are recorded beside its time. Threads are cores that the
-process is kept to; where that cannot be done, or JAX computes on another device than the CPU, there
-is one column.
+how many CPUs others kept busy meanwhile are recorded beside its time. The number of threads is the
+number of cores that the process is kept to. If that is impossible, or JAX computes on another
+device than the CPU, there is one column.
 """
 
 if __name__ == "__main__":
@@ -58,7 +59,7 @@ class Config:
 
 
 class Setting(NamedTuple):
-    """One cell."""
+    """What one cell of the tables measures."""
 
     batch_size: int
     examples: int
@@ -142,7 +143,7 @@ def measure(
 
 
 def tables(seconds: Mapping[Setting, Sequence[float]]) -> Iterator[Table]:
-    """Time against batch size, and against the number of examples; a column a thread count."""
+    """Tables of time against batch size and number of examples, with a column for each count."""
     counts = sorted({setting.threads for setting in seconds})
     for title, axis, fixed in (
         (f"{EXAMPLES[-1]:,} images", "batch_size", {"examples": EXAMPLES[-1]}),

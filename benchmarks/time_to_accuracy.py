@@ -1,11 +1,12 @@
-"""How many epochs and seconds of training until the report's test accuracy is reached?
+"""How many epochs and seconds of training does it take to reach the report's test accuracy?
 
     python -m benchmarks.time_to_accuracy --choose --seeds 5 --json choice.json
     python -m benchmarks.time_to_accuracy --peak-learning-rate 0.05 --json time_to_accuracy.json
 
 The report trains ten epochs at a constant learning rate and ends at 98.71 % test accuracy with the
-block before fc1, and at 98.79 % with the block after it. Here the learning rate follows one cycle
-of cosines over the whole training (`experiments.settings.one_cycle`), here and in PyTorch alike.
+block before fc1, and at 98.79 % with the block after it. In this benchmark the learning rate
+follows one cycle of cosines over the whole training (`experiments.settings.one_cycle`), in JAX and
+in PyTorch alike.
 
 Method. A schedule depends on the number of epochs, so each number in `--epochs` is a training of
 its own. With `--choose`, every combination of `--peak-learning-rates` and of both forms of momentum
@@ -13,17 +14,17 @@ is trained on 50,000 of the training images and evaluated on the other 10,000; t
 not looked at. Without it, one combination is trained on all 60,000 and evaluated once on the test
 images. The accuracy counts as reached at the smallest number of epochs after which the mean over
 the seeds is at least the report's. `--statistics` says what batch normalisation evaluates with: the
-running statistics of training, or statistics of all training images taken anew after it, which are
-part of the training's time.
+running statistics of training, or statistics that are recomputed from all training images after it.
+The recomputation counts as training time.
 
 Seconds are those of the training epochs, without compilation, evaluation and the loading of data.
 The seeds run one after another, ten in a process, and the processes in a random order, drawn from
-`--seed` and recorded. The first seed of a process is as warm as a first run is.
+`--seed` and recorded. The first seed of a process is timed without an epoch to warm up.
 
 Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
 how many CPUs others kept busy meanwhile are recorded beside its times.
 
-Output. Mean and its 95 % interval (Student's t over the seeds) of accuracy and seconds.
+Output. The means of accuracy and seconds, with their 95 % intervals (Student's t over the seeds).
 """
 
 if __name__ == "__main__":
@@ -63,7 +64,7 @@ TARGETS = {  # test accuracy in percent after the report's last epoch
     placement: history[-1].test_accuracy_percent for placement, history in published.HISTORY.items()
 }
 
-Row = dict[str, Any]  # a training, and lists of what came of it with each seed
+Row = dict[str, Any]  # a training, with lists that have an item for each seed
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ class Config:
     """Train until the report's test accuracy is reached, here and in PyTorch."""
 
     choose: bool = False
-    """Find the best schedule on training images that are held out, in place of measuring one."""
+    """Find the best schedule on training images that are held out, instead of measuring one."""
     placement: Literal["before_fc1", "after_fc1"] | None = None
-    """Where the residual block stands; else both."""
+    """Where the residual block stands; by default both places."""
     epochs: tuple[int, ...] = (1, 2, 3, 4)
     """Numbers of epochs to try, each at least 1."""
     peak_learning_rate: float = settings.PEAK_LEARNING_RATE
@@ -83,13 +84,14 @@ class Config:
     peak_learning_rates: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     """With --choose: the highest learning rates to try, each above 0."""
     statistics: Statistics = "running"
-    """What batch normalisation evaluates with: statistics of training, or all images anew."""
+    """Statistics that batch normalisation evaluates with: the running ones of training, or ones
+    recomputed from all training images."""
     seeds: int = 100
     """Number of trainings of each kind, at least 2."""
     torch_seeds: int = 10
-    """The same in PyTorch, at least 2."""
+    """Number of trainings of each kind in PyTorch, at least 2."""
     variant: Literal["eager", "channels_last"] = "eager"
-    """Program of PyTorch; name the one that benchmarks.epoch_time found fastest."""
+    """PyTorch program; name the one that benchmarks.epoch_time found fastest."""
     seed: int = 0
     """Seed of the random order of the processes."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
@@ -98,7 +100,7 @@ class Config:
 
 
 class Training(NamedTuple):
-    """What is trained with many seeds."""
+    """A kind of training, which is repeated with many seeds."""
 
     program: str
     placement: str
@@ -108,7 +110,7 @@ class Training(NamedTuple):
 
 
 class Process(NamedTuple):
-    """Some seeds of a training."""
+    """Some seeds of a training, which run in one process."""
 
     training: Training
     seed: int  # the first one
@@ -181,14 +183,14 @@ def check(config: Config) -> None:
         if not rates or not all(0 < rate < float("inf") for rate in rates):
             refuse(name, "above 0 and finite", " ".join(map(str, rates)))
     refuse_unless_positive(config, "seeds", "torch_seeds")
-    for name in ("seeds", "torch_seeds"):  # one has no interval
+    for name in ("seeds", "torch_seeds"):  # one training gives no interval
         if getattr(config, name) < 2:
             refuse(name, "at least 2", getattr(config, name))
     options.refuse_unless_writable(config, "json")
 
 
 def divided(training: Training, seeds: int) -> list[Process]:
-    """The seeds 0, 1, ... of a training, ten for a process."""
+    """Divides the seeds 0, 1, ... of a training into processes of ten."""
     return [
         Process(training, first, min(SEEDS_IN_A_PROCESS, seeds - first))
         for first in range(0, seeds, SEEDS_IN_A_PROCESS)
@@ -201,13 +203,13 @@ def measure(
     """Runs all processes.
 
     Args:
-      order: of the processes.
+      order: the processes in the order in which they run.
       common: options of every program.
-      console: for a line a process.
+      console: prints a line for each process.
 
     Returns:
-      What the numbers depend on, and a row for each training. Its lists have an item for each seed,
-      in the order of the seeds.
+      The conditions that the numbers depend on, and a row for each training. Its lists have an item
+      for each seed, in the order of the seeds.
 
     Raises:
       FailedError: a program failed.
@@ -255,10 +257,10 @@ def command(process: Process) -> list[str]:
 
 
 def values_of(runs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Accuracy after the last epoch, and seconds of training, of each seed."""
+    """The accuracy after the last epoch and the seconds of training of each seed."""
     lasts = [run["epochs"][-1] for run in runs]
     training = [sum(row["seconds"] for row in run["epochs"]) for run in runs]
-    # Statistics are taken anew once, after the last epoch.
+    # One recomputation of the statistics counts, that after the last epoch.
     recalibration = [last["recalibration_seconds"] for last in lasts]
     return {
         "accuracy_percent": [last["test_accuracy_percent"] for last in lasts],
@@ -315,7 +317,7 @@ def choice_tables(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """When each program reaches the report's accuracy."""
+    """Lines that say when each program reaches the report's accuracy."""
     for placement, program in dict.fromkeys((row["placement"], row["program"]) for row in rows):
         same = [row for row in rows if (row["placement"], row["program"]) == (placement, program)]
         first = min(filter(reached, same), key=lambda row: row["epochs"], default=None)

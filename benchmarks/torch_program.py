@@ -2,14 +2,15 @@
 
     python -m benchmarks.torch_program --variant eager --placement after_fc1 --epochs 3
 
-It is the peer of `jax_program`: the same options, the same lines, the same JSON. It prints the
-report's own line for each epoch, with the seconds of training alone. There are four variants:
+It has the same options as `jax_program`, and `--variant`, and prints the same lines and the same
+JSON: a line in the report's form for each epoch, with the seconds of training alone. There are four
+variants:
 
     dataloader      as the report's author would write it: a data set that transforms one image
                     at a time, and a DataLoader that shuffles and stacks them
     eager           the images are normalised once and kept in memory, a batch is taken by index
     channels_last   the same with images and kernels stored channels last
-    compile         as eager, with the network compiled by torch.compile in the first epoch
+    compile         like eager, with the network compiled by torch.compile in the first epoch
 
 It needs PyTorch: pip install -e '.[torch]'.
 """
@@ -41,10 +42,10 @@ Variant = Literal["eager", "channels_last", "compile", "dataloader"]
 
 
 class Started(NamedTuple):
-    """A network in training; PyTorch changes the parts in place."""
+    """A network in training, whose parts PyTorch changes in place."""
 
     model: Any  # torch_report.LeNet
-    network: Any  # the same, or what torch.compile made of it
+    network: Any  # the model itself, or what torch.compile made of it
     optimizer: Any
     scheduler: Any  # None for a constant learning rate
 
@@ -54,7 +55,7 @@ class Config(program.Options):
     """Train the report's network in PyTorch and time every epoch."""
 
     variant: Variant = "eager"
-    """Which program; the module's documentation explains them."""
+    """Variant of the program; the module's docstring explains them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +91,7 @@ def ready(
     learning_rate: float,
     nesterov: bool,
 ) -> Side:
-    """Puts the images in memory; arguments as in `Config`.
+    """Loads the images into memory and makes the program ready; arguments as in `Config`.
 
     Raises:
       UsageError: PyTorch is not installed.
@@ -150,7 +151,7 @@ def ready(
         return Started(model, network, optimizer, scheduler)
 
     def train_epoch(state: Started, number: int) -> tuple[Started, Sums]:
-        del number  # the order is drawn from PyTorch's generator, which remembers
+        del number  # PyTorch's generator, which has a state of its own, draws the order
         batches = shuffled()
         sums = torch_report.train_epoch(state.network, state.optimizer, batches, state.scheduler)
         return state, sums
@@ -178,7 +179,7 @@ def ready(
 def every_rate(peak: float, steps: int) -> list[float]:
     """The learning rates of one cycle, and one more, which no step uses.
 
-    PyTorch asks for the next rate at the end of each step, also of the last one.
+    PyTorch asks for the next rate at the end of each step, even of the last one.
     """
     rates = jax.vmap(settings.one_cycle(peak, steps))(jnp.arange(steps + 1))
     return np.asarray(rates).tolist()

@@ -2,9 +2,10 @@
 
     python -m benchmarks.whole_run --variants channels_last --json whole_run.json
 
-Method. The data are prepared before. Every run is a fresh process of ten epochs, and there are
-`--repeats` of each program. In each round every program runs once for every placement, in a random
-order of its own, drawn from `--seed` and recorded. The programs are
+Method. The data are prepared before the first timed run. Every run is a fresh process of ten
+epochs, and there are `--repeats` of each program. In each round every program runs once for every
+placement, and each round has a random order of its own, drawn from `--seed` and recorded. The
+programs are
 
     cold       `python -m experiments.run` with an empty directory for compiled programs: all ten
                epochs with evaluation, checkpoints, tables and pictures
@@ -13,13 +14,15 @@ order of its own, drawn from `--seed` and recorded. The programs are
                the variants that `benchmarks.epoch_time` found fastest
 
 The process of PyTorch also imports our own packages, JAX among them, for options and settings. The
-time of these imports alone is measured in each round, and what is given is without it.
+time of these imports alone is measured in each round, and its median is subtracted from PyTorch's
+whole times in the table.
 
 Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
 how many CPUs others kept busy meanwhile are recorded beside its time.
 
-Output. Medians: the seconds from start to exit; those besides the ten epochs, which are the seconds
-that the lines of the epochs say; those until the line of the first epoch; and the largest memory.
+Output. The table has the median and the range of the seconds from start to exit, the medians of the
+seconds that the ten epochs do not account for and of those until the line of the first epoch, and
+the largest memory.
 """
 
 if __name__ == "__main__":
@@ -52,7 +55,7 @@ from mnist_jax.model import PLACEMENTS, Placement
 
 COLD, CACHED, IMPORTS = "cold", "cached", "imports"
 EPOCH = re.compile(r"Epoch \d+, .*\((\d+\.\d+) s\)")
-# In a process that has what PyTorch's program needs in any case.
+# Numpy is imported before the clock starts, because PyTorch's program needs it in any case.
 TIME_IMPORTS = """
 import numpy, time
 start = time.perf_counter()
@@ -60,7 +63,7 @@ import benchmarks.torch_program
 print(time.perf_counter() - start)
 """
 
-Row = dict[str, Any]  # a program on a placement, with a list of each value over the rounds
+Row = dict[str, Any]  # one program and placement, with a list over the rounds for each value
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class Config:
     """Time whole runs here and in PyTorch."""
 
     placement: Placement | None = None
-    """Where the residual block stands; else all three."""
+    """Where the residual block stands; by default all three in turn."""
     variants: tuple[Variant, ...] = ("eager", "channels_last")
-    """Programs of PyTorch, one or more."""
+    """One or more variants of the PyTorch program."""
     repeats: int = 5
     """Number of runs of each program, at least 1."""
     seed: int = 0
@@ -81,10 +84,10 @@ class Config:
 
 
 class Program(NamedTuple):
-    """What is timed."""
+    """What is timed: a command, and its name in the table."""
 
     name: str
-    placement: Placement | None  # None for what does not depend on it
+    placement: Placement | None  # None for the imports, which do not depend on it
     command: tuple[str, ...]
 
 
@@ -151,9 +154,9 @@ def measure(
     """Runs every program as often as it stands in the order.
 
     Args:
-      order: rounds and programs.
+      order: pairs of a round's number and a program.
       scratch: a directory for runs and compiled programs.
-      console: for a line a run.
+      console: prints a line for each run.
 
     Raises:
       FailedError: a program failed.
@@ -196,7 +199,7 @@ def values_of(program: Program, finished: Finished) -> dict[str, float | None]:
     besides = finished.seconds - sum(seconds for _, seconds in epochs)
     return {
         "seconds": finished.seconds,
-        # The lines of PyTorch's program say the seconds without evaluation.
+        # None for PyTorch, whose lines say the seconds of an epoch without its evaluation.
         "besides_epochs_seconds": besides if program.name in (COLD, CACHED) else None,
         "first_line_seconds": epochs[0][0],
         "peak_memory_mib": finished.peak_memory_mib,
@@ -205,7 +208,7 @@ def values_of(program: Program, finished: Finished) -> dict[str, float | None]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """A row for each program and placement; see the module."""
+    """A row for each program and placement, as the module's docstring describes it."""
     imports = [row for row in rows if row["program"] == IMPORTS]
     grid = Table(title=f"Runs of {settings.EPOCHS} epochs, seconds", box=box.SIMPLE_HEAD)
     grid.add_column("block")
