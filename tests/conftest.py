@@ -1,4 +1,4 @@
-"""JAX at its strictest, and the data that several files share."""
+"""Makes JAX as strict as it can be, and holds the data that several files share."""
 
 import os
 from pathlib import Path

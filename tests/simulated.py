@@ -31,14 +31,15 @@ def study(
 ) -> pd.DataFrame:
     """Results around the report's curve before fc1.
 
-    Noise has parts that a run has in all epochs and that all runs of a seed share, so epochs and
-    networks are correlated. A logarithm of a loss moves by half as much as an accuracy in points.
+    Some of the noise is the same in all epochs of a run, and some in all runs of a seed, so epochs
+    and networks are correlated. The logarithm of a loss moves by half as much as an accuracy does
+    in points.
 
     Args:
       seeds: how many, from 0.
       variants: keys of `SETTINGS`.
       placements: of the block.
-      epochs: as many; else those of the setting.
+      epochs: the number of epochs; None means that of each setting.
       gain: points of accuracy by placement, or by variant/placement.
       shift: points of accuracy by variant.
       evaluation: points of test accuracy by prefix of the evaluation's columns.
@@ -84,7 +85,7 @@ def study(
 
 
 def held_out(results: pd.DataFrame, variant: str, seed: int) -> dict[str, tuple]:
-    """A run of a study as `published.HISTORY` would hold it."""
+    """A run of a study in the form of `published.HISTORY`."""
     run = results[(results["variant"] == variant) & (results["seed"] == seed)]
     columns = ["epoch", *published.METRICS]
     return {
@@ -97,7 +98,7 @@ def held_out(results: pd.DataFrame, variant: str, seed: int) -> dict[str, tuple]
 
 
 def labels(size: int = 10_000, rng_seed: int = 0) -> np.ndarray:
-    """Digits of so many test images."""
+    """Labels of `size` test images."""
     return np.random.default_rng(rng_seed).integers(10, size=size).astype(np.uint8)
 
 
@@ -152,5 +153,5 @@ def timing(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> di
 
 
 def _counts(percent: np.ndarray, size: int) -> np.ndarray:
-    """Percent of so many images."""
+    """Percentages rounded to counts of `size` images."""
     return np.clip(np.rint(percent / 100 * size), 0, size) / size * 100

@@ -1,4 +1,4 @@
-"""Why the block helps: contrasts that recover effects which are known."""
+"""Why the block helps: the contrasts recover effects that were simulated."""
 
 import numpy as np
 import pandas as pd

@@ -19,7 +19,7 @@ def verdicts(runs: pd.DataFrame, times: dict | None = None) -> pd.DataFrame:
 
 
 def row(effect: float, half: float, n: int = 30) -> dict[str, Any]:
-    """Differences whose 90 % interval reaches so far to each side."""
+    """Differences whose 90 % interval reaches `half` to each side of their mean."""
     values = np.random.default_rng(0).normal(size=n)
     found = paired.paired(pd.Series(values))
     scale = 2 * half / (found["high90"] - found["low90"])
@@ -27,7 +27,7 @@ def row(effect: float, half: float, n: int = 30) -> dict[str, Any]:
 
 
 def test_the_plan_is_not_changed_by_accident():
-    """A changed rule changes answers; see experiments/results/plan.md."""
+    """A changed rule changes answers that experiments/results/plan.md has fixed."""
     assert claims.MARGIN_POINTS == 0.08
     assert claims.SAME_RATIO == 1.25
     assert claims.TARGET_PERCENT == 97.0

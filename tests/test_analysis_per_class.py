@@ -1,4 +1,4 @@
-"""The per-class percentages: samplings of images whose rule is known."""
+"""The per-class percentages, for samples of images that were drawn by a known rule."""
 
 import gzip
 

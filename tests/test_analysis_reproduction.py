@@ -1,4 +1,4 @@
-"""The report's numbers among our runs: intervals and ranks whose truth is known."""
+"""The report's numbers among our runs: intervals and ranks of simulated runs with a known truth."""
 
 from typing import Any
 

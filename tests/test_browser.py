@@ -1,4 +1,4 @@
-"""The page as it is used: in a browser, with a pointer, on networks that were just trained."""
+"""The page in a browser, used with a pointer, with networks that the tests have just trained."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The command: what it refuses, how it ends, and what it makes of files."""
+"""The command experiments.compare: what it refuses, how it ends, what it makes from files."""
 
 import json
 import os

@@ -19,7 +19,7 @@ from mnist_jax.kernels import in_memory
 # dropped makes epochs slower, or sums wrong, and no other test need notice.
 BOTH, OLD = {"0.10.2", "0.12.0.1"}, {"0.10.2"}
 PINNED = {
-    # Barriers stay until code is emitted: see test_barriers_stay.
+    # Barriers stay until code is emitted, which test_barriers_stay checks.
     "xla_disable_hlo_passes": ("cse_barrier_expander", BOTH),
     # Vectors of 16 floats.
     "xla_cpu_prefer_vector_width": ("512", BOTH),

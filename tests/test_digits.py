@@ -38,12 +38,12 @@ def page(ink: np.ndarray) -> np.ndarray:
 
 
 def differ(a: np.ndarray, b: np.ndarray) -> int:
-    """The largest difference in grey levels."""
+    """The largest difference of two images, in grey levels."""
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
 def box(image: np.ndarray, above: int = 127) -> tuple[int, int]:
-    """Height and width of what is brighter."""
+    """Height and width of the part of an image that is brighter than a level."""
     inside = image[..., 0] > above
     return tuple(np.ptp(np.flatnonzero(inside.any(axis))) + 1 for axis in (1, 0))
 

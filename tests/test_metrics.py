@@ -1,4 +1,4 @@
-"""Sums that merge."""
+"""Metrics: sums over parts merge to the sums over the whole."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Pictures in, digits out: every format, and one line for what is none."""
+"""The command experiments.predict: every format of pictures, and one line for other files."""
 
 import csv
 import io

@@ -351,7 +351,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, kmnist, mirror, mon
 
 
 def kill_before(operation: int, root: Path, registered: dict, mirror: Path) -> None:
-    """In a process of its own: prepares kmnist, but not beyond so many changes of the disk."""
+    """Prepares kmnist in a process of its own, which ends before a given change of the disk."""
     prepare.originals = lambda dataset: registered
     prepare.DIGESTS.clear()
     changes = 0

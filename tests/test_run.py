@@ -1,4 +1,4 @@
-"""One run: its lines, its files, and that it continues to the same bits."""
+"""The command experiments.run: its lines, its files, and that a run continues to the same bits."""
 
 import csv
 import json

@@ -33,7 +33,7 @@ def study(
     variants: tuple = ("report",),
     stop_after: int | None = None,
 ) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Trains what a directory has not got; notes, and seeds of the epochs that were trained."""
+    """Trains what a directory lacks; returns notes, and the seeds of each epoch of training."""
     with study_directory.opened(out):
         begun = session.begin(
             out, short(*variants), [Cell(v, p, seeds) for v in variants for p in placements], splits
@@ -193,7 +193,7 @@ def with_block(synthetic, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_file_order(synthetic) -> tuple[Split, Split]:
-    """The splits as their original files would have them, if `synthetic` were as TFDS has them."""
+    """The splits in the order of original files, taking `synthetic` to be in TFDS's order."""
     found = []
     for name, split in zip(("train", "test"), synthetic, strict=True):
         of_file = np.empty_like(split.images), np.empty_like(split.labels)
@@ -494,7 +494,7 @@ def test_asking_for_fewer_seeds_keeps_the_others_epochs(whole, begun, synthetic)
 
 
 def test_a_second_command_is_refused(begun, synthetic):
-    """Today's pair of commands gave weights of one epoch the number of another."""
+    """Two commands at once could give the weights of one epoch the number of another."""
     with files.locked(begun), pytest.raises(FileError, match=rf"^{begun}: process {os.getpid()} "):
         study(begun, synthetic)
 

@@ -1,4 +1,4 @@
-"""The way to PyTorch's names and back, without PyTorch."""
+"""The conversion to PyTorch's names and back, without PyTorch."""
 
 import functools
 import json

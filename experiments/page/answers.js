@@ -47,7 +47,7 @@ function createCard(container, run) {
   };
 }
 
-/** The answers in a sentence, for a reader who does not see the bars. */
+/** The answers as text, for a reader who does not see the bars. */
 export function spoken(runs, all) {
   if (!all) return "The drawing is blank.";
   return runs

@@ -1,16 +1,16 @@
-// A drawing as MNIST would have stored it: mnist_jax/digits.py for ink on blank paper.
+// Turns a drawing into the image that MNIST would have stored, as mnist_jax/digits.py does.
 //
 // A drawing has no colours, no uneven light, no noise and no table around it, so the first steps of
 // digits.py would change nothing here, and a stroke's ink is full ink. The constants have the same
 // names and values there, and a test compares the images that come out.
 
-const SIZE = 28; // of an image, pixels a side
-const LENGTH = 20; // of a digit's longer side in it
-const STRONG = 0.5; // part of full ink from which a pixel is ink for certain
-const REACH = 2; // pixels around it whose ink belongs to it, faint as it may be
-const SPECK = 0.02; // part of the largest connected part below which another one is dirt
-const THINNEST = 1.2; // of the image's pixels: thinner strokes are widened to that
-const STEEPEST = 4; // factor by which the edges of a large drawing's ink are steepened at most
+const SIZE = 28; // pixels on each side of an image
+const LENGTH = 20; // pixels on the longer side of a digit in it
+const STRONG = 0.5; // share of full ink from which a pixel is ink for certain
+const REACH = 2; // pixels around such a pixel in which even faint ink belongs to it
+const SPECK = 0.02; // a connected part below this share of the largest one is dirt
+const THINNEST = 1.2; // width in the image's pixels to which thinner strokes are widened
+const STEEPEST = 4; // largest factor by which the edges of a large drawing's ink are steepened
 const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre of mass lies
 
 /** Finds the digit in a drawing.
@@ -54,7 +54,7 @@ export function toMnist(ink, side) {
   return Uint8Array.from(image, (grey) => Math.floor((255 * grey) / largest + 0.5));
 }
 
-/** From the first row with strong ink to behind the last one, and the same of the columns. */
+/** The first row with strong ink and the row after the last, then the same for the columns. */
 function spansOf(ink, side) {
   const rows = new Uint8Array(side);
   const columns = new Uint8Array(side);
@@ -64,13 +64,13 @@ function spansOf(ink, side) {
   return [rows, columns].map((strong) => [strong.indexOf(1), strong.lastIndexOf(1) + 1]);
 }
 
-/** How many of the drawing's pixels are one of the image's. */
+/** The length of one of the image's pixels in pixels of the drawing. */
 function lengthScale(spans) {
   return Math.max(...spans.map(([start, end]) => end - start)) / LENGTH;
 }
 
-/** The ink with strokes that are at least THINNEST of the image's pixels wide, and the side of the
- *  square that it takes up then. */
+/** The ink with all strokes at least THINNEST of the image's pixels wide, and the side of the
+ *  square array that holds it then. */
 function widened(ink, side) {
   const isInk = (row, column) =>
     row >= 0 && row < side && column >= 0 && column < side && ink[row * side + column] >= STRONG;
@@ -98,7 +98,7 @@ function widened(ink, side) {
   return [result, wider];
 }
 
-/** The ink, 0 to 1, of all connected parts but specks: [side, side]. */
+/** The ink, 0 to 1, of all connected parts except specks: [side, side]. */
 function withoutSpecks(ink, side) {
   const part = new Int32Array(ink.length); // the number of its connected part, or 0
   const sizes = [0]; // pixels of each part

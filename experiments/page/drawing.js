@@ -1,23 +1,24 @@
 // The drawing area: strokes of a pen, a test image under them, undo.
 //
-// The ink is computed here and not read back from the canvas. Browsers draw the edge of a line
-// each in its own way, and some add noise to a canvas that a page reads.
+// The ink is computed here and not read back from the canvas, because each browser draws the edge of
+// a line in its own way, and some add noise to a canvas that a page reads.
 
-export const SIDE = 280; // of the drawing area, in pixels of its own
-const RADIUS = 12; // of the pen
-const STEP = 10; // of an arrow key
+export const SIDE = 280; // pixels on each side of the drawing area
+const RADIUS = 12; // of the pen, in these pixels
+const STEP = 10; // how far an arrow key moves the pen, in these pixels
 const BLANK = { base: null, strokes: [] };
 
 /** Makes a canvas a drawing area.
  *
- *  changed: called with false while a stroke grows, with true when it or anything else is done. */
+ *  changed: called with false while a stroke grows, with true when a stroke or anything else is
+ *  finished. */
 export function createDrawing(canvas, changed) {
-  const ink = new Uint8ClampedArray(SIDE * SIDE); // of all strokes, 0 to 255
+  const ink = new Uint8ClampedArray(SIDE * SIDE); // that of all strokes, 0 to 255
   const past = []; // the states that undo goes back to
   let state = BLANK; // base: 784 grey levels or null; strokes: a list of points [x, y] each
-  let stroke = null; // the one that is growing
-  let pointer = null; // the one that draws it; a second finger does not
-  let pen = [SIDE / 2, SIDE / 2]; // of the keyboard
+  let stroke = null; // the stroke that is growing
+  let pointer = null; // the pointer that draws it; a second finger does not draw
+  let pen = [SIDE / 2, SIDE / 2]; // where the keyboard's pen is
   let penShown = false;
 
   function become(next) {
@@ -65,7 +66,7 @@ export function createDrawing(canvas, changed) {
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || pointer !== null) return;
-    if (stroke) end(); // of the keyboard
+    if (stroke) end(); // ends a stroke of the keyboard
     pointer = event.pointerId;
     canvas.setPointerCapture(pointer);
     penShown = false;
@@ -107,7 +108,7 @@ export function createDrawing(canvas, changed) {
 
   paint(canvas, state, stroke, null);
   return {
-    /** { base, ink, drawn }: the test image or null, the ink, whether there is any of it. */
+    /** { base, ink, drawn }: the test image or null, the ink, whether there is any ink. */
     content: () => ({ base: state.base, ink, drawn: Boolean(stroke || state.strokes.length) }),
     canUndo: () => past.length > 0,
     undo() {
@@ -118,7 +119,7 @@ export function createDrawing(canvas, changed) {
       if (stroke) end();
       if (state !== BLANK) advance(BLANK);
     },
-    /** Shows a test image, 784 grey levels, in place of all that was drawn. */
+    /** Shows a test image, 784 grey levels, instead of what was drawn. */
     load(image) {
       if (stroke) end();
       advance({ base: image, strokes: [] });

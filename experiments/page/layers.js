@@ -5,12 +5,12 @@ import { element, percent } from "./dom.js";
 import { forward } from "./forward.js";
 import { createMap, scaleOf } from "./maps.js";
 
-const COLUMNS = 30; // cells a row of a layer without height and width
+const COLUMNS = 30; // cells in a row of the map of a layer without height and width
 
-/** What stands beside a layer of forward.js.
+/** The text that stands beside each layer of forward.js.
  *
- *  rows: those of the network's summary whose parameters are this layer's; else the one of its
- *  own name. */
+ *  rows: the rows of the network's summary whose parameters belong to this layer; by default the
+ *  row with the layer's name. */
 const TEXTS = {
   input: { title: "The image" },
   conv1: { text: "5×5 convolution, maximum of each 2×2, ReLU" },
@@ -35,7 +35,7 @@ const TEXTS = {
 /** Makes the section for one run.
  *
  *  Returns a function that shows the layers of forward.js with the shades of maps.js, or nothing
- *  of a blank drawing where the layers are null. */
+ *  if the layers are null, as for a blank drawing. */
 export function createLayers(container, run) {
   const rows = forward(run.network, new Uint8Array(784)).map((layer) => createLayer(run, layer));
   const ofBlock = rows.filter(({ name }) => inBlock(name)).map(({ row }) => row);
@@ -115,7 +115,7 @@ function createLayer(run, { name, shape }) {
   return { name, row, show };
 }
 
-/** A layer's numbers in a sentence, for a reader who does not see the maps. */
+/** A layer's numbers as text, for a reader who does not see the maps. */
 function describe(values, maps) {
   if (!values.length) return "nothing yet";
   const [least, most] = [Math.min(...values), Math.max(...values)];

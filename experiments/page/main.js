@@ -70,7 +70,7 @@ async function openNetwork({ placement, mean, std, tensors }, packed) {
   return { placement, mean, std, ...(await openWeights({ tensors, ...packed })) };
 }
 
-/** Answers anew. While a stroke grows, what is not needed at once waits for its end. */
+/** Computes the answers again. While a stroke grows, what is not needed at once waits. */
 function changed(done) {
   const { base, ink, drawn } = drawing.content();
   if (!drawn) seen = base;
@@ -110,7 +110,7 @@ async function openEpochs(run) {
   return [...whole, { epoch: run.epoch, network: run.network }];
 }
 
-/** Looks into a run. */
+/** Shows the inside and the findings of a run. */
 async function choose(run) {
   chosen = run;
   network = run.network;
@@ -154,7 +154,7 @@ function createPicker(place) {
   };
 }
 
-/** Puts a test image under the pen, and the drawing area where it is seen. */
+/** Puts a test image under the pen, and scrolls to the drawing area. */
 function load(number) {
   drawing.load(image(number));
   find("drawing").scrollIntoView({ block: "nearest" });

@@ -1,10 +1,12 @@
-// Numbers as shades: no colour is zero, the text's colour positive, the other colour negative.
+// Shows numbers as shades: zero has no colour, positive numbers have the text's colour, and negative
+// numbers another one.
 
 import { element } from "./dom.js";
 
 /** Makes a canvas of [height, width] numbers, and a function that shades them.
  *
- *  scale: the number that is as dark as can be; values are as dark as they are far from zero. */
+ *  scale: the absolute value that is shown darkest; other values are darker the farther from zero
+ *  they are. */
 export function createMap(height, width) {
   const canvas = element("canvas", { class: "map", width, height, "aria-hidden": "true" });
   const context = canvas.getContext("2d");

@@ -1,12 +1,12 @@
-// Weights and images out of the texts in which they travel.
+// Decodes the weights and images that the page holds as text.
 
 /** Opens the weights of a network and checks that they arrived whole.
  *
- *  packed: { tensors: [[name, shape], ...], sha256, base64 }; the numbers are float32, little end
- *  first, one tensor after the other.
- *  Returns { tensors: { name: Float32Array }, checked }. `checked` is false where the browser
- *  offers no SHA-256, as it does not on pages from a plain http:// address.
- *  Throws an Error where the digest is another one. */
+ *  packed: { tensors: [[name, shape], ...], sha256, base64 }; the numbers are little-endian float32,
+ *  one tensor after the other.
+ *  Returns { tensors: { name: Float32Array }, checked }. `checked` is false if the browser offers no
+ *  SHA-256, which is the case for pages from a plain http:// address.
+ *  Throws an Error if the digest is another one or numbers are missing. */
 export async function openWeights({ tensors, sha256, base64 }) {
   const bytes = decodeBase64(base64);
   const checked = Boolean(globalThis.crypto?.subtle);
