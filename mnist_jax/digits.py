@@ -1,4 +1,4 @@
-"""Any picture of a digit as MNIST would have stored it.
+"""Turns any picture of a digit into the image that MNIST would have stored.
 
 A network trained on MNIST reads a stranger's digit only if that looks like MNIST's: light ink on
 black, 20 pixels long, its centre of mass in the middle. LeCun, Cortes and Burges describe on their
@@ -8,22 +8,24 @@ black and white (Grother, "NIST Special Database 19: Handprinted forms and chara
 20x20 pixel box while preserving their aspect ratio. The resulting images contain grey levels as a
 result of the anti-aliasing technique used by the normalization algorithm. The images were centered
 in a 28x28 image by computing the center of mass of the pixels, and translating the image so as to
-position this point at the center of the 28x28 field." Measured on all images of MNIST: the longer
-side is 20 pixels, the brightest pixel is 254 or 255, and the centre of mass lies in the pixel that
-has 14 others before it. `to_mnist` does the same, and changes next to nothing in an image of MNIST.
+position this point at the center of the 28x28 field." In all images of MNIST the longer side
+measures 20 pixels, the brightest pixel is 254 or 255, and the centre of mass lies in row 14 and
+column 14, counted from 0. `to_mnist` does the same, and changes next to nothing in an image of
+MNIST.
 
-What comes before is ours, because a picture is not a scan of a form. Five functions in turn take a
-picture `[H, W]` with values of 0 to 1:
+The steps before that are ours, because a picture is not a scan of a form. Five functions work one
+after another on a picture `[H, W]` with values from 0 to 1:
 
-1. `_grey`: one channel; a picture that was enlarged in squares gets its own pixels back, and a
-   large one is averaged over squares.
-2. `_dark_ink`: the negative, if the ink is light.
-3. `_ink`: the part of the light on the paper that is missing; gradients and shadows are no ink.
-4. `_digit`: the connected parts that are ink, without specks and without the edge of the table.
-5. `_place`: scaled and shifted. NIST's scans were black and white before they were averaged, so the
-   edges of a picture that is larger than MNIST's are steepened first. A pen that was thin for the
-   size of its digit would leave less than a pixel of grey where NIST's writers left two or three of
-   white, so thin strokes are widened.
+1. `_grey` undoes an enlargement that made each pixel a square, averages a large picture over
+   squares, and chooses one channel.
+2. `_dark_ink` takes the negative if the ink is light.
+3. `_ink` estimates the light on the paper and finds what part of it is missing in each pixel, so
+   that gradients and shadows do not count as ink.
+4. `_digit` keeps the connected parts that are ink, without specks and without the edge of a table.
+5. `_place` scales and shifts the digit. NIST's scans were black and white before they were
+   averaged, so the edges of a picture that is larger than MNIST's are steepened first. A pen that
+   was thin for the size of its digit would leave less than a pixel of grey where NIST's writers
+   left two or three of white, so thin strokes are widened.
 
 The paper must fill most of the picture's border.
 """
@@ -33,26 +35,26 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-SIZE = 28  # of an image, pixels a side
-LENGTH = 20  # of a digit's longer side in it
+SIZE = 28  # pixels on each side of an image
+LENGTH = 20  # pixels on the longer side of a digit in it
 
-WORKING_SIZE = 1024  # longest side in pixels on which a digit is looked for
-COARSE_SIZE = 64  # and on which the light on the paper is found
-WIDEST = 0.35  # of the picture's longer side: what is wider than that both ways is no stroke
-BORDER = 0.25  # how much ink at the border counts against rough paper
-ROUNDS = 3  # of finding the light on the paper
-LEAST_LIGHT = 1 / 255  # on the paper, and by which it is uneven
-RARE = 1 / 5000  # part of the pixels that may be darker than full ink: outliers, not ink
-LEAST_CONTRAST = 0.05  # of full ink, as a part of white
-LEAST_SIGNAL = 6  # standard deviations of the noise that full ink must be
-STRONG = 0.5  # part of full ink from which a pixel is ink for certain
-REACH = 2  # pixels around it whose ink belongs to it, faint as it may be
-SPECK = 0.02  # part of the largest connected part below which another one is dirt
-TOUCHES = 0.15  # part of the picture's border from which what lies along it is no digit's
-THINNEST = 1.2  # of MNIST's pixels: thinner strokes are widened to that
-STEEPEST = 4  # factor by which the edges of a large picture's ink are steepened at most
+WORKING_SIZE = 1024  # longest side, in pixels, of the picture in which the digit is looked for
+COARSE_SIZE = 64  # longest side of the one from which the light on the paper is estimated
+WIDEST = 0.35  # share of the picture's longer side: what is wider in both directions is no stroke
+BORDER = 0.25  # weight of ink at the border, against 1 for the roughness of the paper
+ROUNDS = 3  # how often the estimate of the light on the paper is refined
+LEAST_LIGHT = 1 / 255  # least light on the paper, and the difference above which it is uneven
+RARE = 1 / 5000  # share of the pixels that may be darker than full ink: outliers, not ink
+LEAST_CONTRAST = 0.05  # least difference between full ink and paper, as a share of white
+LEAST_SIGNAL = 6  # least difference between them, in standard deviations of the noise
+STRONG = 0.5  # share of full ink from which a pixel is ink for certain
+REACH = 2  # pixels around such a pixel in which even faint ink belongs to it
+SPECK = 0.02  # a connected part below this share of the largest one is dirt
+TOUCHES = 0.15  # what takes this share of the picture's border or more is not part of a digit
+THINNEST = 1.2  # width in MNIST's pixels to which thinner strokes are widened
+STEEPEST = 4  # largest factor by which the edges of a large picture's ink are steepened
 
-TENTH_OF_NOISE = 0.1257  # standard deviations of normal noise that a tenth of it does not exceed
+TENTH_OF_NOISE = 0.1257  # a tenth of normal noise lies within this many standard deviations
 NUDGE = 1e-6  # so that a sum's last digit cannot decide in which pixel the centre of mass lies
 
 
@@ -93,7 +95,10 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _without_squares(image: np.ndarray) -> np.ndarray:
-    """A picture `[H, W, C]` that was enlarged without smoothing, in its own pixels again."""
+    """Undoes the enlargement of a picture `[H, W, C]` in which each pixel became a square.
+
+    A picture that was not enlarged in this way is returned as it is.
+    """
     rows = np.flatnonzero((image[1:] != image[:-1]).any((1, 2))) + 1
     columns = np.flatnonzero((image[:, 1:] != image[:, :-1]).any((0, 2))) + 1
     if not rows.size or not columns.size:
@@ -111,10 +116,11 @@ def _dark_ink(grey: np.ndarray) -> np.ndarray:
 
 
 def _strangeness(x: np.ndarray) -> float:
-    """How rough the paper in a picture `[h, w]` would be, and how inked its border, were ink dark.
+    """How rough the paper of a picture `[h, w]` and how inked its border are if its ink is dark.
 
-    On a page with a small digit the paper tells: without what is narrow and dark, dark ink leaves
-    nothing behind, and light ink a spot. In a picture that the digit fills the border tells.
+    On a page with a small digit the paper decides: once what is narrow and dark is removed, dark
+    ink leaves nothing behind, and light ink leaves a spot. In a picture that the digit fills, the
+    border decides.
     """
     paper = _without_strokes(x)
     ink = (paper - x) ** 2
@@ -124,9 +130,9 @@ def _strangeness(x: np.ndarray) -> float:
 
 
 def _without_strokes(x: np.ndarray) -> np.ndarray:
-    """A picture `[h, w]` without what is dark and, one way at least, narrow.
+    """Removes from a picture `[h, w]` what is dark and, in at least one direction, narrow.
 
-    This is morphology's closing with a square, for which nothing lies outside the picture.
+    This is the morphological closing with a square. Nothing outside the picture counts.
     """
     window = 2 * int(WIDEST * max(x.shape) / 2) + 1
     x = ndimage.maximum_filter(x, window, mode="constant", cval=-np.inf)
@@ -134,7 +140,7 @@ def _without_strokes(x: np.ndarray) -> np.ndarray:
 
 
 def _ink(grey: np.ndarray) -> np.ndarray:
-    """How much ink each pixel of a picture `[H, W]` with dark ink has, `[H, W]`, full ink being 1.
+    """How much ink each pixel of a picture `[H, W]` with dark ink has: `[H, W]`, 1 for full ink.
 
     Raises:
       ValueError: there is no ink.
@@ -142,15 +148,15 @@ def _ink(grey: np.ndarray) -> np.ndarray:
     coarse = np.maximum(_reduce(grey, COARSE_SIZE), LEAST_LIGHT)  # [h, w]
     light = _without_strokes(coarse)
     if np.ptp(light) > LEAST_LIGHT:
-        # At the dark side of a gradient a closing is too light by what the gradient changes over
-        # half its window. Without most of the gradient it is not, and so on.
+        # At the dark side of a gradient the closing is too light, by what the gradient changes over
+        # half its window. Each round therefore divides by the gradient as far as it is known.
         for _ in range(ROUNDS):
             gradient = _quadratic(light)
             light = gradient * _without_strokes(coarse / gradient)
     light = _enlarge(light, grey.shape)
     missing = light - grey
 
-    # Noise is the same everywhere, but a part of the light that differs from place to place.
+    # Noise is equally strong everywhere in what is missing. As a share of the light it is not.
     size = missing.size
     noise = np.partition(np.abs(missing).reshape(-1), size // 10)[size // 10] / TENTH_OF_NOISE
     if _all_but_rare(missing) < max(LEAST_CONTRAST, LEAST_SIGNAL * noise):
@@ -160,26 +166,26 @@ def _ink(grey: np.ndarray) -> np.ndarray:
 
 
 def _all_but_rare(x: np.ndarray) -> float:
-    """The value that no more than the part `RARE` of all values exceeds."""
+    """The value that at most the share `RARE` of all values exceeds."""
     last = x.size - 1 - int(RARE * x.size)
     return np.partition(x.reshape(-1), last)[last]
 
 
 def _quadratic(x: np.ndarray) -> np.ndarray:
-    """The quadratic surface nearest to the lighter part of a picture `[h, w]`."""
+    """The quadratic surface that fits the lighter part of a picture `[h, w]` best."""
     v, u = (2 * (np.arange(n) + 0.5) / n - 1 for n in x.shape)  # -1 to 1
     v, u = np.repeat(v, u.size), np.tile(u, v.size)
     terms = np.stack([np.ones_like(u), u, v, u * u, v * v, u * v], 1)  # [h w, 6]
     values = x.reshape(-1)
-    lighter = values > STRONG * np.median(values)  # not a dark table beside the paper
+    lighter = values > STRONG * np.median(values)  # leaves out a dark table beside the paper
     b = np.linalg.lstsq(terms[lighter], values[lighter])[0]
     return np.clip(terms @ b, LEAST_LIGHT, 1).reshape(x.shape)
 
 
 def _digit(ink: np.ndarray) -> np.ndarray:
-    """The ink `[H, W]` without what is not part of a digit."""
+    """Removes from the ink `[H, W]` what is not part of a digit."""
     found: Any = ndimage.label(ink >= STRONG, np.ones((3, 3)))
-    labels, count = found  # [H, W], from 1; 0 is no ink
+    labels, count = found  # [H, W]: parts are numbered from 1, and 0 is no ink
     sizes = np.bincount(labels.reshape(-1), minlength=count + 1)
     sizes[0] = 0
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
@@ -191,8 +197,8 @@ def _digit(ink: np.ndarray) -> np.ndarray:
 
 
 def _place(ink: np.ndarray) -> np.ndarray:
-    """The ink `[H, W]` scaled and shifted as in MNIST, `[28, 28]` uint8."""
-    half = np.median(ink[ink >= STRONG]) / 2  # of the ink of a stroke
+    """Scales and shifts the ink `[H, W]` as in MNIST, to `[28, 28]` uint8."""
+    half = np.median(ink[ink >= STRONG]) / 2  # half of a stroke's ink
     inside = ink >= half
     scale = max(end - start for start, end in _spans(inside)) / LENGTH
     outline = inside.sum() - ndimage.binary_erosion(inside).sum()  # pixels
@@ -204,14 +210,14 @@ def _place(ink: np.ndarray) -> np.ndarray:
     spans = _spans(ink >= half)
     scale = (
         max(end - start for start, end in spans) / LENGTH
-    )  # pixels of the picture in one of ours
+    )  # pixels of the picture to one of the image
     steep = min(max(1, scale), STEEPEST)
     ink = np.clip(steep * ink - (steep - 1) * half, 0, 1)
     weights = []
     for axis, (start, end) in enumerate(spans):
         mass = ink.sum(1 - axis)
         centre = (mass @ (np.arange(mass.size) + 0.5) / mass.sum() - start) / scale
-        first = SIZE // 2 - int(np.floor(centre + NUDGE))  # the digit's first pixel in ours
+        first = SIZE // 2 - int(np.floor(centre + NUDGE))  # the digit's first pixel in the image
         last_first = SIZE - int(np.ceil((end - start) / scale - NUDGE))
         first = min(max(first, 0), last_first)
         weights.append(_weights(mass.size, start - first * scale, scale))
@@ -220,17 +226,18 @@ def _place(ink: np.ndarray) -> np.ndarray:
 
 
 def _spans(inside: np.ndarray) -> list[tuple[int, int]]:
-    """Of `[H, W]` bool the first row inside and the one after the last; the same of the columns."""
+    """The first row of `[H, W]` with a true pixel, and the row after the last; then the columns."""
     lines = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
     return [(int(line[0]), int(line[-1]) + 1) for line in lines]
 
 
 def _weights(size: int, origin: float, scale: float) -> np.ndarray:
-    """The part that each of `size` pixels has in each of ours, `[28, size]`.
+    """The weight of each of the picture's `size` pixels in each of the image's, `[28, size]`.
 
-    Our pixel `i` is the mean over a window around its centre at `origin + (i + 1/2) scale`, as wide
-    as the pixel, but at least as one of the picture's: that averages over areas where the picture
-    is larger, interpolates linearly where it is smaller, and changes nothing at scale 1.
+    The image's pixel `i` is the mean over a window around its centre at `origin + (i + 1/2) scale`.
+    The window is as wide as that pixel, and at least as wide as one pixel of the picture. So a
+    larger picture is averaged over areas, a smaller one is interpolated linearly, and at scale 1
+    nothing changes.
     """
     width = max(scale, 1)
     centres = origin + (np.arange(SIZE)[:, None] + 0.5) * scale
@@ -240,9 +247,9 @@ def _weights(size: int, origin: float, scale: float) -> np.ndarray:
 
 
 def _reduce(x: np.ndarray, longest: int) -> np.ndarray:
-    """Means over squares, so large that the longer side is at most `longest` long.
+    """Averages over squares that are just large enough for a longer side of at most `longest`.
 
-    Rows and columns at the end that fill no square are left out.
+    Rows and columns at the end that do not fill a square are left out.
     """
     side = _side(x.shape, longest)
     if side == 1:
@@ -254,7 +261,7 @@ def _reduce(x: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _enlarge(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """What `_reduce` made of a picture of `shape` to `COARSE_SIZE`, as large as that again."""
+    """Interpolates what `_reduce` made of a picture with `COARSE_SIZE` back to its `shape`."""
     side = _side(shape, COARSE_SIZE)
     if side == 1:
         return x

@@ -52,7 +52,7 @@ class Epoch(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The functions of this file for one network, optimiser and batch size; see `compiled`."""
+    """The functions of this file for one network, optimiser and batch size, from `compiled`."""
 
     init_state: Callable[[chex.PRNGKey], TrainState]
     train_epoch: Callable[[TrainState, Split, jax.Array], tuple[TrainState, Metrics]]

@@ -99,9 +99,9 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
     Returns:
       A row for each variant of `CANDIDATES` and evaluation that was run, the best first: variant,
       evaluation, momentum, learning_rate, normalisation, n, log_likelihood, behind (the best's
-      minus this one's), inside, total, max_abs_t, place, among (see `reproduction.Rank`; from the
-      same seeds), best_share (of resamples of the seeds), baseline_mean and baseline_sd (final test
-      accuracy without a block, percent; the report has about 92). NaN where a cell is not among
+      minus this one's), inside, total, max_abs_t, place, among (as in `reproduction.Rank`, for
+      the same seeds), best_share (of resamples of the seeds), baseline_mean and baseline_sd (final
+      test accuracy without a block, percent; the report has about 92). NaN where a cell is not in
       `cells`.
     """
     scores, shares = {}, {}
