@@ -5,9 +5,9 @@ The file begins with two lines of text, and the rest of it is a .safetensors fil
     mnist_jax checkpoint 1, sha256 <64 digits> of <20 digits> bytes
     {"epochs": 3, ...}                                            the metadata, as JSON
 
-The SHA-256 is that of everything behind the first line, and the first line follows from what it
+The SHA-256 covers everything after the first line, and the first line can be computed from what it
 covers. So no byte of a checkpoint can change unnoticed, and no file that was cut short, or that is
-something else, is taken for one. Nothing in it is code: there is no pickle.
+something else, is taken for one. A checkpoint contains no code, because nothing in it is a pickle.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Checkpoint(NamedTuple):
 
     metadata: dict[str, Any]
     arrays: dict[str, np.ndarray]  # by the name of the leaf, such as .params['conv1']['bias']
-    path: str  # of the file, for messages
+    path: str  # where the file lies, for messages
 
 
 class CheckpointError(Exception):
@@ -37,22 +37,22 @@ class CheckpointError(Exception):
 
 
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
-    """Writes a checkpoint, or leaves the one that is there, see `disk.write_whole`.
+    """Writes a checkpoint, whole or not at all.
 
     Args:
-      path: of the file.
-      tree: any pytree of arrays of numbers; None and empty containers are part of its structure
-        and not stored. `restore` gives it back.
-      metadata: JSON values, for instance the epochs done and what they were computed with.
+      path: where the file goes; a regular file that is there already is replaced.
+      tree: any pytree of arrays of numbers. None and empty containers are part of its structure
+        and are not stored. `restore` gives the tree back.
+      metadata: JSON values, for instance the number of finished epochs and the options of the run.
 
     Raises:
       OSError: the file cannot be written.
       TypeError: a leaf or a value of the metadata is of a type that the file cannot hold.
-      ValueError: a number of the metadata is not finite: JSON has none of these.
+      ValueError: a number in the metadata is not finite, which JSON cannot express.
     """
     arrays = {}
     for name, leaf in _named_leaves(jax.device_get(tree)).items():
-        # In C order, because safetensors writes the memory as it lies.
+        # In C order, because safetensors writes an array's memory as it is.
         arrays[name] = np.asarray(leaf, order="C")
         if arrays[name].dtype.name not in _DTYPES:
             raise TypeError(
@@ -67,7 +67,10 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint, once: metadata and arrays belong together whatever others write.
+    """Reads a checkpoint.
+
+    The file is opened once, so metadata and arrays belong together even if another process replaces
+    the file meanwhile.
 
     Raises:
       CheckpointError: the file cannot be read, is no checkpoint, or is not as it was written.
@@ -77,8 +80,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             first_line = file.read(_FIRST_LINE_SIZE)
             if not first_line.startswith(_MAGIC):
                 raise CheckpointError(f"{path}: not a checkpoint of mnist_jax, or damaged")
-            # The digest comes before the content is in memory: its size has nothing to vouch for it
-            # until then.
+            # The file is hashed in pieces before it is read into memory, so that a huge file that
+            # is no checkpoint takes no memory.
             size = os.fstat(file.fileno()).st_size - _FIRST_LINE_SIZE
             if not first_line.endswith(_first_line("", size)[len(_MAGIC) :]):
                 raise CheckpointError(f"{path}: damaged, it has not the size it was written with")
@@ -92,22 +95,22 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(json.loads(metadata), safetensors.numpy.load(arrays), str(path))
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, SafetensorError) as error:  # a right digest of wrong content
+    except (ValueError, KeyError, SafetensorError) as error:  # the digest is right all the same
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error}") from error
 
 
 def restore(checkpoint: Checkpoint, like: Any) -> Any:
-    """The saved pytree in the structure of another one.
+    """Returns the saved pytree in the structure of another one.
 
     Args:
-      checkpoint: see `load`.
-      like: a pytree of arrays or of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it.
+      checkpoint: what `load` returned.
+      like: a pytree of arrays or of `jax.ShapeDtypeStruct`, such as `jax.eval_shape` returns.
 
     Returns:
       numpy arrays in the structure of `like`.
 
     Raises:
-      CheckpointError: a leaf is missing, unexpected, or of another shape or dtype.
+      CheckpointError: a leaf is missing, is not expected, or has another shape or dtype.
     """
     expected = _named_leaves(like)
     found = checkpoint.arrays
@@ -128,7 +131,7 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
 
 
 _MAGIC = b"mnist_jax checkpoint 1, sha256 "
-# Those that safetensors.numpy has in all its releases.
+# The dtypes that every release of safetensors.numpy can store.
 _DTYPES = ["bool", "float16", "float32", "float64"]
 _DTYPES += [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
 
@@ -141,7 +144,7 @@ _FIRST_LINE_SIZE = len(_first_line("0" * 64, 0))
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by the path that leads to them, in the order of `jax.tree.leaves`."""
+    """The leaves by their path in the tree, in the order of `jax.tree.leaves`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
@@ -151,6 +154,6 @@ def _kind(leaf: Any) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """At most three of them: a network has dozens of leaves, and the message is one line."""
+    """Lists at most three names: a network has dozens of leaves, and the message is one line."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

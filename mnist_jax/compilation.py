@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 
-# For every jaxlib that was tried (0.10.2 and 0.12.0.1).
+# Options for every release of jaxlib that was tried (0.10.2 and 0.12.0.1).
 _COMMON: dict[str, str | bool] = {
     # Keeps `optimization_barrier` until code is emitted. Without it XLA:CPU drops the barriers of
     # kernels.py first, and then fuses a pooled image into each of the nine slices that read it.
     "xla_disable_hlo_passes": "cse_barrier_expander",
-    # Vectors of 16 floats where the processor has them; the default stops at 8.
+    # Allows vectors of 16 floats if the processor has them; the default stops at 8.
     "xla_cpu_prefer_vector_width": "512",
 }
 _BY_RELEASE: dict[tuple[int, int], dict[str, str | bool]] = {
@@ -27,8 +27,8 @@ _BY_RELEASE: dict[tuple[int, int], dict[str, str | bool]] = {
         # The older emitters vectorise loops over slices; the newer ones compute an index for each
         # element: the maximum of four [6, 12, 12, 32] arrays takes 107 us with them and 7 without.
         "xla_cpu_use_fusion_emitters": False,
-        # The default less fused reductions, whose large sums are wrong or crash: jax issues 39103
-        # and 40412.
+        # The default without fused reductions, in which large sums are wrong or crash: jax issues
+        # 39103 and 40412.
         "xla_cpu_experimental_ynn_fusion_type": (
             "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
         ),
@@ -49,15 +49,19 @@ def options(platform: str | None = None) -> dict[str, str | bool]:
       platform: `cpu`, `gpu`, ...; None means the platform that JAX computes on by default.
 
     Returns:
-      Empty unless the platform is `cpu` and the installed jaxlib one that they were tried on. An
-      option that the user has set in `XLA_FLAGS` is left to the user.
+      The value of each option by its name. It is empty unless the platform is `cpu` and the options
+      were tried on the installed jaxlib. Options that the user has set in `XLA_FLAGS` are left out.
     """
     wanted, users = _wanted(platform), _users_options()
     return {name: value for name, value in wanted.items() if name not in users}
 
 
 def overridden(platform: str | None = None) -> list[str]:
-    """The names of those options that `XLA_FLAGS` sets otherwise; argument as in `options`."""
+    """The names of our options that the user has set in `XLA_FLAGS`, to whatever value.
+
+    Args:
+      platform: as in `options`.
+    """
     return [name for name in _wanted(platform) if name in _users_options()]
 
 
@@ -72,14 +76,17 @@ def _release() -> tuple[int, int]:
 
 
 def _wanted(platform: str | None) -> dict[str, str | bool]:
-    """All options that we would give if the user had none."""
+    """All options that we would give if `XLA_FLAGS` were empty."""
     if (platform or jax.default_backend()) != "cpu" or not known_release():
         return {}
     return _COMMON | _BY_RELEASE[_release()]
 
 
 def _users_options() -> set[str]:
-    """The names in `XLA_FLAGS`; a value that begins with no dash is the name of a file of flags."""
+    """The names of the options in `XLA_FLAGS`.
+
+    If its value does not begin with a dash, it is the name of a file that holds the options.
+    """
     value = os.environ.get("XLA_FLAGS", "").strip()
     if not value.startswith("-"):
         try:

@@ -29,7 +29,7 @@ __all__ = [
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
 
 VERSION = "3.0.1"  # of all three datasets in TFDS
-TRAIN_SIZE, TEST_SIZE = 60_000, 10_000  # images of each of them
+TRAIN_SIZE, TEST_SIZE = 60_000, 10_000  # images in the splits of each dataset
 
 
 class Split(NamedTuple):
@@ -40,14 +40,14 @@ class Split(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """A network sees a pixel `x` of 0..255 as `(x / 255 - mean) / std`."""
+    """The scale of the pixels: a network sees a pixel `x` of 0..255 as `(x / 255 - mean) / std`."""
 
     mean: float
     std: float
 
 
-# `half` is what reproduces the report; `mnist` are the moments of x/255 over the training images,
-# to four digits, as PyTorch's MNIST example has them.
+# `half` is the scale that reproduces the report. `mnist` has the mean and the standard deviation of
+# x/255 over the training images, to four digits, as in PyTorch's MNIST example.
 PIXELS: dict[str, Pixels] = {
     "half": Pixels(0.5, 0.5),
     "mnist": Pixels(0.1307, 0.3081),
@@ -58,12 +58,15 @@ PIXELS: dict[str, Pixels] = {
 def normalise(
     images: np.ndarray | jax.Array, pixels: Pixels, *, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Returns the images as a network sees them, computed in at least float32, in `dtype`.
+    """Computes how a network sees images: `(x / 255 - mean) / std`.
 
     Args:
       images: any shape, uint8, 0..255.
-      pixels: mean and standard deviation of x/255.
-      dtype: of the result.
+      pixels: the mean and the standard deviation in the formula.
+      dtype: the dtype of the result. The arithmetic uses float32, or `dtype` if that is wider.
+
+    Returns:
+      An array of the shape of `images`.
     """
     wide = dtype if jnp.finfo(dtype).bits > 32 else jnp.float32
     x = jnp.asarray(images).astype(wide)
@@ -80,14 +83,15 @@ def load_mnist(
 
     Args:
       data_dir: TFDS's data directory; None means `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-      mirror: a directory with the four original files, see `sources.fetch`.
-      dataset: which of the three.
+      mirror: a directory with the four original files, to prepare the dataset from; None means
+        `MNIST_MIRROR`. Without either the files are downloaded.
+      dataset: which of the three datasets to load.
 
     Returns:
       The train and the test split, in TFDS's order.
 
     Raises:
-      DataError: the data cannot be had, or a digest is not what it must be.
+      DataError: the dataset is unknown, no source supplies it, or a SHA-256 does not match.
     """
     if dataset not in get_args(DatasetName):
         known = ", ".join(get_args(DatasetName))
@@ -102,10 +106,10 @@ def load_mnist(
 def dataset_folder(
     data_dir: str | os.PathLike[str] | None = None, dataset: DatasetName = "mnist"
 ) -> Path:
-    """Where the prepared dataset lies, or will lie; arguments as in `load_mnist`.
+    """The folder of the prepared dataset, whether it exists or not; arguments as in `load_mnist`.
 
     Raises:
-      DataError: the directory begins with `~` and there is no such home.
+      DataError: the directory begins with `~` and that home directory cannot be found.
     """
     # As in TFDS's constants.py, which would take a second to import.
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
@@ -116,5 +120,9 @@ def dataset_folder(
 
 
 def digests(train: Split, test: Split) -> dict[str, str]:
-    """SHA-256 of the four arrays' bytes, labels as uint8, in hexadecimal."""
+    """SHA-256 of each of the four arrays' bytes, labels as uint8, in hexadecimal.
+
+    Returns:
+      The digests by the names `train_images`, `train_labels`, `test_images` and `test_labels`.
+    """
     return prepare.digests(dict(zip(FILES, (*train, *test), strict=True)))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and reading that neither hangs nor fills the memory."""
+"""Writes files whole or not at all, and reads files without hanging or filling the memory."""
 
 import errno
 import io
@@ -7,23 +7,23 @@ import secrets
 import stat
 from pathlib import Path
 
-INCOMPLETE = ".incomplete"  # how the name of a file ends that is still being written
+INCOMPLETE = ".incomplete"  # ends the name of a file while it is being written
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file such that after a crash at any moment it is the old one or the new one, whole.
+    """Writes a file so that a crash at any moment leaves the old file or the new one, whole.
 
-    The content goes into a file of another name in the same directory, is forced onto the disk, and
-    that file is renamed; then the directory is forced onto the disk too, because the new name is an
-    entry of it.
+    The content is written to a file of another name in the same directory and forced onto the disk,
+    and that file is renamed. Then the directory is forced onto the disk too, because the new name
+    is an entry of it.
 
     Args:
       path: a new file, or a regular file, which is replaced.
-      content: all of it.
+      content: the bytes of the whole file.
 
     Raises:
-      OSError: naming `path`: it cannot be written, as on a full disk. What was there is there
-        still, and nothing else is left behind.
+      OSError: `path`, which the error names, cannot be written, for example on a full disk. An
+        earlier file is unchanged, unless only the last step failed, and no other file is left.
     """
     path = Path(path)
     aside = path.parent / f"{secrets.token_hex(8)}{INCOMPLETE}"
@@ -49,13 +49,13 @@ def sync_directory(directory: str | os.PathLike[str]) -> None:
     """Forces a directory's entries onto the disk: names that were made, replaced or removed.
 
     Raises:
-      OSError: the disk failed.
+      OSError: the directory cannot be opened, or the disk failed.
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # this file system cannot, and may not
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it
             raise
     finally:
         os.close(descriptor)
@@ -68,7 +68,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     no end.
 
     Raises:
-      OSError: naming `path`: it cannot be opened, or it is no regular file.
+      OSError: `path`, which the error names, cannot be opened or is no regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -83,10 +83,10 @@ def read_regular(path: str | os.PathLike[str], *, limit: int = 2**30) -> bytes:
 
     Args:
       path: the file.
-      limit: in bytes; a larger file is refused before it is read.
+      limit: the largest size in bytes; a larger file is refused before it is read.
 
     Raises:
-      OSError: naming `path`: see `open_regular`, or it is too large.
+      OSError: `path`, which the error names, cannot be read, is no regular file, or is too large.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

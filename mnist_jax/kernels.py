@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 _CHWB = ("CHWN", "HWIO", "CHWN")
-in_memory = lax.optimization_barrier  # see above
+in_memory = lax.optimization_barrier  # marks an array that must exist in memory
 
 
 # Convolution, pooling, ReLU.
@@ -36,14 +36,14 @@ in_memory = lax.optimization_barrier  # see above
 #     . o o o o o
 #
 # With the windows as columns the whole stage is one product, [36*C, 4*O]' x [36*C, P*Q*B], and the
-# maximum of its four groups of rows. It does 36/25 of the arithmetic of the convolution, at the
-# speed of a matrix product.
+# maximum of its four groups of rows. `P` by `Q` are the pooled pixels and `O` the channels of the
+# output. It does 36/25 of the arithmetic of the convolution, at the speed of a matrix product.
 
 
 def conv_pool_relu(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """5x5 convolution without padding, 2x2 max-pooling and ReLU.
 
-    Where pooled values are equal the first one, row by row, takes the gradient, as in PyTorch.
+    Where pooled values are equal, the first one, row by row, takes the gradient, as in PyTorch.
 
     Args:
       x: `[C, H, W, B]`, `H` and `W` even and at least 6.
@@ -59,7 +59,7 @@ def conv_pool_relu(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
 
 
 def conv_pool_relu_reference(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """The same function from stock operations; see `conv_pool_relu`."""
+    """`conv_pool_relu` made of stock operations."""
     conv = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_CHWB)
     pooled = lax.reduce_window(
         conv, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
@@ -68,12 +68,12 @@ def conv_pool_relu_reference(x: jax.Array, kernel: jax.Array, bias: jax.Array) -
 
 
 def conv_pool_relu_fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """The same function as one product, or as two; see `conv_pool_relu`.
+    """`conv_pool_relu` as one matrix product, or as one for each half of the batch.
 
-    XLA divides a small operation between two threads badly or not at all, but it can run one on
-    each. So the batch goes through in two halves, where these are whole vectors of 16. The halves
-    do not meet between two such stages: XLA removes the concatenation that a split undoes. An epoch
-    without a block takes a sixth less.
+    XLA divides a small operation between two threads badly or not at all, but it can run one
+    operation on each thread. So the batch is computed in two halves if they are whole vectors of
+    16. The halves do not meet between two such stages, because XLA removes a concatenation that the
+    next split undoes. This shortens an epoch without a block by a sixth.
     """
     parts = 2 if x.shape[-1] % 32 == 0 else 1
     halves = [_conv_pool_relu(half, kernel, bias) for half in jnp.split(x, parts, axis=-1)]
@@ -136,7 +136,7 @@ def _four_kernels_transposed(dmatrix: jax.Array) -> jax.Array:
 
 @functools.cache
 def _window_rows(channels: int, height: int, width: int) -> np.ndarray:
-    """For each element of each 6x6 window the row of `[C*H*W, B]` it is: `[36*C, P, Q]`."""
+    """The row of `[C*H*W, B]` that holds each element of each 6x6 window: `[36*C, P, Q]`."""
     pixel = np.arange(channels * height * width, dtype=np.int32).reshape(channels, height, width)
     view = np.lib.stride_tricks.sliding_window_view(pixel, (6, 6), axis=(1, 2))[:, ::2, ::2]
     return view.transpose(3, 4, 0, 1, 2).reshape(36 * channels, *view.shape[1:3])
@@ -178,14 +178,15 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv3x3_reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same function from the stock operation; see `conv3x3`."""
+    """`conv3x3` by the stock operation."""
     return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_CHWB)
 
 
 def conv3x3_fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same function as one product; see `conv3x3`.
+    """`conv3x3` as one matrix product.
 
-    On one pixel only the centre tap meets anything but padding: the convolution is a dense layer.
+    In an image of one pixel only the kernel's centre meets anything but padding, so the convolution
+    is a dense layer.
     """
     if x.shape[1:3] == (1, 1):
         return jnp.einsum("co,chwb->ohwb", kernel[1, 1], x)
@@ -226,7 +227,7 @@ _conv3x3_many.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 @functools.cache
 def _neighbour_rows(channels: int, height: int, width: int) -> np.ndarray:
-    """As `_window_rows`, for the 3x3 neighbourhoods in the padded image: `[9*C, H, W]`."""
+    """The row of the padded image that holds each element of each 3x3 window: `[9*C, H, W]`."""
     shape = (channels, height + 2, width + 2)
     pixel = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     view = np.lib.stride_tricks.sliding_window_view(pixel, (3, 3), axis=(1, 2))
@@ -239,7 +240,7 @@ def _neighbour_rows(channels: int, height: int, width: int) -> np.ndarray:
 def batch_norm_reference(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The same function, its gradient left to JAX; see `batch_norm`."""
+    """`batch_norm` with the gradient that JAX derives."""
     mean = x.mean(1)  # [C]
     centred = x - mean[:, None]  # [C, N]
     var = jnp.square(centred).mean(1)  # [C]
@@ -252,7 +253,8 @@ def batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each row, then scales and shifts it.
 
-    Ioffe and Szegedy, "Batch normalization", 2015, algorithm 1, and the gradient after it.
+    This is algorithm 1 of Ioffe and Szegedy, "Batch normalization", 2015, with the gradient that
+    they give after it.
 
     Args:
       x: `[C, N]`, the `N` values of each channel.
@@ -261,7 +263,8 @@ def batch_norm(
       epsilon: added to the variance.
 
     Returns:
-      `[C, N]`, and mean and biased variance, `[C]` each, through which no gradient flows.
+      The result `[C, N]`, and the mean and the biased variance of each channel, `[C]` each, through
+      which no gradient flows.
     """
     return _batch_norm(x, scale, bias, epsilon)
 
@@ -292,7 +295,7 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 def _gather_rows(x: jax.Array, rows: np.ndarray) -> jax.Array:
-    """Windows `[K, P*Q*B]` from images `[C, H, W, B]`: row copies, each of `B` numbers."""
+    """Gathers windows `[K, P*Q*B]` from images `[C, H, W, B]` by copying rows of `B` numbers."""
     flat = in_memory(x).reshape(-1, x.shape[-1])  # [C H W, B]
     copied = flat.at[rows.reshape(-1)].get(mode="promise_in_bounds")  # [K P Q, B]
     return in_memory(copied).reshape(rows.shape[0], -1)

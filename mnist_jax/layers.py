@@ -1,7 +1,7 @@
 """Flax layers with PyTorch's semantics: initialisation, convolution stages, batch normalisation.
 
-`C` and `O` are channels, `H` and `W` pixels, `B` the batch size, which is the last axis of every
-array, see kernels.py.
+`C` is the number of channels, `H` by `W` are pixels, and `B` is the batch size. The batch is the
+last axis of every array, so that the kernels work on whole vectors of it.
 """
 
 import math
@@ -15,7 +15,7 @@ from mnist_jax import kernels
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for weight and bias: uniform in ±1/sqrt(fan_in).
+    """PyTorch's default distribution of weights and biases: uniform in ±1/sqrt(fan_in).
 
     `torch.nn.Linear.reset_parameters` and `_ConvNd.reset_parameters` draw weights with
     `kaiming_uniform_(a=sqrt(5))`, whose bound is the same.
@@ -23,7 +23,7 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     bound = 1 / math.sqrt(fan_in)
 
     def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
-        # Drawn flat: on jaxlib 0.10.2 a draw of four dimensions compiles for ten seconds.
+        # Drawn flat, because on jaxlib 0.10.2 a draw of four dimensions compiles for ten seconds.
         return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
 
     return initializer
@@ -81,8 +81,8 @@ class BatchNorm(nn.Module):
     In training it normalises with the biased variance of the batch and moves the running variance
     towards the unbiased one, as PyTorch does; `flax.linen.BatchNorm` uses the biased one for both.
 
-    Where the collection `batch_moments` is mutable, it receives mean and unbiased variance of this
-    batch alone, under the names that the running ones have in `batch_stats`.
+    If the collection `batch_moments` is mutable, it receives the mean and the unbiased variance of
+    this batch alone, under the names that the running ones have in `batch_stats`.
     """
 
     momentum: float = 0.1
@@ -93,7 +93,7 @@ class BatchNorm(nn.Module):
         """`[C, ...]` to `[C, ...]`.
 
         Raises:
-          ValueError: in training, one value a channel has no variance.
+          ValueError: in training, a channel has only one value, and so no variance.
         """
         channels = x.shape[0]
         scale = self.param("scale", nn.initializers.ones, (channels,), x.dtype)
@@ -120,5 +120,5 @@ class BatchNorm(nn.Module):
             gain = scale * lax.rsqrt(var.value + self.epsilon)  # [C]
             y = (flat - mean.value[:, None]) * gain[:, None] + bias[:, None]
         y = y.reshape(x.shape)
-        # The gradient of the ReLU that follows asks where y was positive.
+        # Kept in memory because the gradient of the ReLU that follows asks where y was positive.
         return kernels.in_memory(y) if train else y

@@ -18,12 +18,12 @@ PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation, and the identity as shortcut.
 
-    He et al., "Deep residual learning for image recognition", 2015, figure 2.
+    It is the block of He et al., "Deep residual learning for image recognition", 2015, figure 2.
 
     Attributes:
       shortcut: whether the block adds its input.
-      normalise: whether batch normalisation follows the convolutions. Where it does not, they have
-        a bias in place of the one that normalisation learns.
+      normalise: whether batch normalisation follows each convolution. If it does not, the
+        convolutions have a bias, because normalisation would have added one.
     """
 
     shortcut: bool = True
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 class NormReLU(nn.Module):
-    """Batch normalisation and ReLU alone, to stand where the block stands."""
+    """Batch normalisation and ReLU alone, to take the place of the residual block."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -54,10 +54,13 @@ class LeNet(nn.Module):
 
     Attributes:
       placement: where the residual block stands.
-      pixels: how the network sees a pixel, so that training and prediction cannot disagree.
-      dtype: of parameters and arithmetic.
-      resnet_block: what stands there; the report's block, unless it is to be taken apart.
-      fc1_features: the width of fc1; the report's, unless another network is to be as large.
+      pixels: the scale of the pixels. The network holds it so that training and prediction cannot
+        disagree.
+      dtype: the dtype of parameters and arithmetic.
+      resnet_block: the module at `placement`. The default is the report's block; others serve to
+        find out which of its parts matters.
+      fc1_features: the number of outputs of fc1. The default is the report's; a larger number makes
+        a network without a block as large as one with it.
     """
 
     placement: Placement
@@ -71,7 +74,9 @@ class LeNet(nn.Module):
         """Logits `[B, 10]` of images `[B, 28, 28, 1]` uint8 as MNIST stores them.
 
         Raises:
-          ValueError: the placement is unknown, or in training the block sees one value a channel.
+          ValueError: the placement is unknown, or in training batch normalisation sees only one
+            value for each channel.
+          AssertionError: the images have another shape or dtype.
         """
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {PLACEMENTS}, not {self.placement!r}")

@@ -1,7 +1,7 @@
 """The programs of `train` on several devices: many seeds side by side, or divided batches.
 
-`S` is the number of seeds and `N` the number of examples of a split. Both ways give the same
-`train.Programs` as `train.compiled`, and neither needs a word in the network.
+`S` is the number of seeds and `N` the number of examples of a split. Both ways return
+`train.Programs`, as `train.compiled` does, and neither needs any change in the network.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,16 @@ Devices = Sequence[Any]  # of `jax.Device`, which jaxlib does not declare as a t
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts every array on every device, whole, so that no later call has to move it."""
+    """Puts a whole copy of every array on every device, so that no later call has to move it."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
 def seeds_mesh(devices: Devices | None = None) -> Mesh:
-    """A mesh over which `over_seeds` divides the seeds; over all devices that JAX has, if None.
+    """Makes the mesh of devices over which `over_seeds` divides the seeds.
 
-    On CPU give JAX a device for each core before it starts: `jax_num_cpu_devices`.
+    Args:
+      devices: the devices; None means all that JAX has. On CPU, set the JAX option
+        `jax_num_cpu_devices` to the number of cores before JAX starts, or it has only one.
     """
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (SEEDS,))
 
@@ -46,18 +48,19 @@ def over_seeds(
     batch_size: int = 64,
     test_batch_size: int = train.TEST_BATCH_SIZE,
 ) -> Programs:
-    """As `train.compiled`, for many seeds: states, keys, orders and results are `[S, ...]`.
+    """Compiles the programs of `train.compiled` for many seeds at once.
 
-    The seeds are divided over the mesh and exchange nothing; each one's results are those of a
-    single run. `S` need not divide by the number of devices. `train.fit` runs one seed, so a study
-    calls these programs itself.
+    States, keys, orders and results have a leading axis of `S` seeds: `[S, ...]`. The seeds are
+    divided over the mesh and exchange nothing, and each one's results are those of a single run.
+    `S` need not be a multiple of the number of devices. `train.fit` runs one seed, so a study calls
+    these programs itself.
 
     Args:
-      model: see `train.train_step`.
-      tx: see `train.train_step`.
-      mesh: see `seeds_mesh`; give splits as `replicate` makes them.
-      batch_size: see `train.compiled`.
-      test_batch_size: see `train.compiled`.
+      model: the network.
+      tx: the optimiser.
+      mesh: the devices, from `seeds_mesh`. Pass splits that `replicate` has put there.
+      batch_size: images of one seed in a batch of training, `evaluate_batch` and `recalibrate`.
+      test_batch_size: images of one seed that `evaluate` computes at once.
     """
     one = train.uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
 
@@ -87,7 +90,7 @@ def over_seeds(
 
 
 def batch_mesh(devices: Devices) -> Mesh:
-    """A mesh over which `over_batch` divides each batch."""
+    """Makes the mesh of devices over which `over_batch` divides each batch."""
     return Mesh(np.asarray(devices), (BATCH,))
 
 
@@ -99,25 +102,26 @@ def over_batch(
     batch_size: int = 64,
     test_batch_size: int = train.TEST_BATCH_SIZE,
 ) -> Programs:
-    """As `train.compiled`, each batch of training divided over some devices.
+    """Compiles the programs of `train.compiled` with each training batch divided over devices.
 
-    This is JAX's data parallelism by annotation: every device holds the data and the state whole
-    and is given its part of each batch, and XLA inserts the exchanges, those of batch
-    normalisation's statistics included, so the results are those of one device but for rounding.
-    The last, partial batch is not divided where it does not divide.
+    This is JAX's data parallelism by annotation: every device holds all data and the whole state
+    and is given its part of each batch. XLA inserts the exchanges, including those of batch
+    normalisation's statistics, so the results equal those of one device up to rounding. The last,
+    partial batch stays whole if its size is not a multiple of the number of devices.
 
     It is made for accelerators. On CPU one device with two threads is faster: an epoch takes 1.0,
     1.6 and 1.4 s there (none, before_fc1, after_fc1), and 3.1, 4.1 and 4.2 s over two devices.
 
     Args:
-      model: see `train.train_step`.
-      tx: see `train.train_step`.
-      mesh: see `batch_mesh`; give splits and states as `replicate` makes them.
-      batch_size: of all devices together.
-      test_batch_size: see `train.compiled`.
+      model: the network.
+      tx: the optimiser.
+      mesh: the devices, from `batch_mesh`. Pass splits and states that `replicate` has put there.
+      batch_size: images in a batch of training, on all devices together, and in a batch of
+        `evaluate_batch` and `recalibrate`.
+      test_batch_size: images that `evaluate` computes at once.
 
     Raises:
-      ValueError: the batches do not divide by the number of devices.
+      ValueError: `batch_size` is not a multiple of the number of devices.
     """
     if batch_size % mesh.size:
         raise ValueError(f"batches of {batch_size} do not divide by {mesh.size} devices")
@@ -137,14 +141,15 @@ def over_batch(
 def map_seeds(function: Callable[[Any, Any], Any], mapped: Any, shared: Any, mesh: Mesh) -> Any:
     """Calls `function(mapped[s], shared)` for every seed `s`, the seeds divided over the mesh.
 
-    A CPU device takes its seeds one after another: a core is busy with one, and vectors over
-    seeds are slower there. Other devices take theirs at once.
+    A CPU device computes its seeds one after another, because one seed keeps a core busy and
+    vectors over seeds are slower there. Other devices compute their seeds at once.
 
     Args:
-      function: of one seed's arrays and the shared ones.
-      mapped: arrays `[S, ...]`. `S` need not divide by the devices: the last seed fills up.
+      function: takes one seed's arrays and the shared ones.
+      mapped: arrays `[S, ...]`. `S` need not be a multiple of the number of devices: copies of the
+        last seed fill the places that are left, and their results are dropped.
       shared: arrays that every seed sees.
-      mesh: see `seeds_mesh`.
+      mesh: the devices, from `seeds_mesh`.
 
     Returns:
       The results, `[S, ...]`.

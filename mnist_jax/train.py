@@ -1,4 +1,4 @@
-"""Training as a pure function: (state, data, order) to (state, metrics), an epoch at a time.
+"""Training as a pure function from (state, data, order) to (state, metrics), an epoch at a time.
 
 `B` is the batch size and `N` the number of examples of a split. The functions here are not
 compiled; `compiled` gives the programs of one network and optimiser, and `fit` runs them.
@@ -24,11 +24,11 @@ from mnist_jax.metrics import Metrics
 
 Variables = Any  # Flax's: {"params": ..., "batch_stats": ...}
 
-TEST_BATCH_SIZE = 500  # how many images `predict` computes at once: it decides memory, not results
+TEST_BATCH_SIZE = 500  # images that `predict` computes at once; it decides memory, not results
 
 
 class TrainState(NamedTuple):
-    """All that training changes."""
+    """Everything that training changes."""
 
     params: Any  # a tree of arrays, as are the two others
     batch_stats: Any  # running mean and variance; {} without a block
@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What a network says of a split, and how right it is."""
+    """A network's answers to a split, and its sums over the examples."""
 
     metrics: Metrics
     logits: jax.Array  # [N, 10]
@@ -47,8 +47,8 @@ class Epoch(NamedTuple):
 
     number: int  # 1, 2, ...
     state: TrainState
-    train: Metrics  # of each batch before its step, with the weights of that moment
-    test: Evaluation  # after the epoch, on the whole test split
+    train: Metrics  # over all batches, each measured before its own step
+    test: Evaluation  # of the whole test split after the epoch
 
 
 class Programs(NamedTuple):
@@ -57,12 +57,12 @@ class Programs(NamedTuple):
     init_state: Callable[[chex.PRNGKey], TrainState]
     train_epoch: Callable[[TrainState, Split, jax.Array], tuple[TrainState, Metrics]]
     evaluate: Callable[[Variables, Split], Evaluation]
-    evaluate_batch: Callable[[Variables, Split], Evaluation]  # with each batch's statistics
+    evaluate_batch: Callable[[Variables, Split], Evaluation]  # with statistics of each batch
     recalibrate: Callable[[Variables, Split], Variables]
 
 
 def init_state(model: nn.Module, tx: optax.GradientTransformation, key: chex.PRNGKey) -> TrainState:
-    """A fresh state of a `LeNet`, drawn as PyTorch draws it. `key` is consumed."""
+    """A fresh state of a `LeNet`, drawn from PyTorch's distribution. Do not use `key` again."""
     return start_from(model.init(key, jnp.zeros((2, 28, 28, 1), jnp.uint8), train=True), tx)
 
 
@@ -132,19 +132,20 @@ def train_epoch(
     Args:
       state: where to start.
       split: images `[N, 28, 28, 1]` uint8 and labels `[N]`.
-      order: `[N]` int32, see `epoch_order`.
-      model: see `train_step`.
-      tx: see `train_step`.
+      order: `[N]` int32, the places of the examples in the order of training, from `epoch_order`.
+      model: the network.
+      tx: the optimiser.
       batch_size: `B`.
-      batch_sharding: how devices divide the batch axis among them, see `parallel.over_batch`.
+      batch_sharding: how several devices divide the batch axis, which `parallel.over_batch` sets;
+        None does not divide it.
 
     Returns:
       The state after the epoch and the sums over its `N` examples.
     """
     size = order.shape[0]
     whole = size - size % batch_size
-    images, labels = jax.tree.map(jnp.asarray, split)  # numpy arrays have no traced index
-    rows = images.reshape(images.shape[0], -1)  # [N, 784]: an image is one run of bytes to copy
+    images, labels = jax.tree.map(jnp.asarray, split)  # a traced index does not work in numpy
+    rows = images.reshape(images.shape[0], -1)  # [N, 784]: each image is copied as one run of bytes
 
     def step(
         carry: tuple[TrainState, Metrics], chosen: jax.Array
@@ -174,7 +175,7 @@ def predict(
     """Logits `[N, 10]` of images `[N, 28, 28, 1]` uint8.
 
     Args:
-      variables: the network's, see `variables_of`.
+      variables: the network's, for instance from `variables_of`.
       images: as MNIST stores them; the network normalises them itself.
       model: the network.
       batch_size: how many images are computed at once. With running statistics it changes the
@@ -207,7 +208,7 @@ def evaluate(
     batch_size: int = TEST_BATCH_SIZE,
     statistics: Literal["running", "batch"] = "running",
 ) -> Evaluation:
-    """Predictions and sums over a whole split; the arguments are those of `predict`."""
+    """Computes the logits and the sums of a whole split; other arguments are as in `predict`."""
     logits = predict(
         variables, split.images, model=model, batch_size=batch_size, statistics=statistics
     )
@@ -217,25 +218,26 @@ def evaluate(
 def recalibrate(
     variables: Variables, split: Split, *, model: nn.Module, batch_size: int = 64
 ) -> Variables:
-    """The same weights with batch normalisation's statistics taken anew from a whole split.
+    """Returns the same weights with batch normalisation's statistics recomputed from a whole split.
 
     Running statistics weigh the last few dozen batches of training most, and each of these saw
     other weights. Here every batch is normalised with its own statistics, as in training, and mean
     and unbiased variance are averaged over all batches. Each batch counts by its number of images,
-    so that every image counts once. PyTorch with `momentum=None` averages in the same way, but for
-    a last, partial batch, which counts there as much as a whole one.
+    so that every image counts once. PyTorch with `momentum=None` averages in the same way, except
+    that a last, partial batch counts as much as a whole one there.
 
     Args:
-      variables: the network's, see `variables_of`.
+      variables: the network's, for instance from `variables_of`.
       split: images `[N, 28, 28, 1]` uint8, taken in their order; the labels are not used.
       model: the network.
       batch_size: `B`.
 
     Returns:
-      The variables with other `batch_stats`; without a block they are what was given.
+      The variables with other `batch_stats`. Those of a network without batch normalisation are
+      returned unchanged.
 
     Raises:
-      ValueError: a batch, possibly the last one, gives normalisation one value a channel.
+      ValueError: a batch, possibly the last one, has only one value for each channel.
     """
     if not variables.get("batch_stats"):
         return variables
@@ -263,19 +265,19 @@ def compiled(
     batch_size: int = 64,
     test_batch_size: int = TEST_BATCH_SIZE,
 ) -> Programs:
-    """The functions above for one network, jitted with the options that suit the device.
+    """Jits the functions above for one network, with the options that suit the device.
 
     Each call makes new programs, and each of these compiles when it is first called, so keep the
     result and use it again.
 
     Args:
-      model: see `train_step`.
-      tx: see `train_step`.
-      batch_size: of training, of `evaluate_batch` and of `recalibrate`.
-      test_batch_size: of `evaluate`, see `predict`.
+      model: the network.
+      tx: the optimiser.
+      batch_size: images in a batch of training, of `evaluate_batch` and of `recalibrate`.
+      test_batch_size: images that `evaluate` computes at once; it decides memory, not results.
     """
     programs = uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
-    # Drawing runs once, so the time to compile it counts: 0.5 s in place of 0.7.
+    # Weights are drawn once, so what counts is the time to compile: 0.5 s instead of 0.7.
     quickly = compilation.options() | {"xla_backend_optimization_level": 1}
     return Programs(*map(compilation.jit, programs))._replace(
         init_state=jax.jit(programs.init_state, compiler_options=quickly)
@@ -293,11 +295,11 @@ def uncompiled(
     """As `compiled`, but not jitted: for `jax.jit` with other options, `jax.vmap` and the like.
 
     Args:
-      model: see `train_step`.
-      tx: see `train_step`.
-      batch_size: see `compiled`.
-      test_batch_size: see `compiled`.
-      batch_sharding: see `train_epoch`.
+      model: the network.
+      tx: the optimiser.
+      batch_size: as in `compiled`.
+      test_batch_size: as in `compiled`.
+      batch_sharding: as in `train_epoch`.
     """
     return Programs(
         init_state=partial(init_state, model, tx),
@@ -311,15 +313,16 @@ def uncompiled(
 
 
 def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Programs:
-    """Compiles programs for splits of known sizes before the data are there, all at once.
+    """Compiles three programs side by side for splits of known sizes, before the data are loaded.
 
     Args:
-      programs: of `compiled`.
-      train_size: examples of the training split.
-      test_size: examples of the test split.
+      programs: what `compiled` returned.
+      train_size: number of examples in the training split.
+      test_size: number of examples in the test split.
 
     Returns:
-      Programs of which the first three take arrays of these sizes only.
+      The same programs, with `init_state`, `train_epoch` and `evaluate` compiled. The last two take
+      splits of these sizes only.
     """
 
     def split(size: int) -> Split:
@@ -329,7 +332,8 @@ def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Progra
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(programs.init_state, key)
     order = jax.ShapeDtypeStruct((train_size,), jnp.int32)
-    # The epoch takes longest, so it is first. Only tracing needs Python: the rest runs beside it.
+    # The epoch takes longest to compile, so it is first. Only tracing needs Python; the compiler
+    # runs beside it in other threads.
     with ThreadPoolExecutor() as pool:
 
         def compile_beside(program: Any, *arguments: Any) -> Future[Any]:
@@ -358,16 +362,16 @@ def fit(
     """Trains for some epochs and yields after each one.
 
     Args:
-      programs: see `compiled`.
+      programs: what `compiled` or `parallel.over_batch` returned.
       state: where to start.
       train_split: the split to train on.
       test_split: the split to evaluate on.
-      key: of the order of the examples, see `epoch_order`.
+      key: decides the order of the examples in each epoch, by `epoch_order`.
       epochs: the number of the last epoch.
-      done: how many epochs the state has behind it already.
+      done: the number of epochs that the state was trained for already.
 
     Yields:
-      Each epoch with its state and metrics, when both are computed.
+      Each epoch with its state and metrics, as soon as both are computed.
     """
     train_split, test_split = jax.device_put((train_split, test_split))
     for number in range(done + 1, epochs + 1):
