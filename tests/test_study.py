@@ -607,6 +607,7 @@ def test_a_scheduler_numbers_the_hosts(monkeypatch, rank):
     monkeypatch.setenv(rank, "2")
     assert hosts.number(None) == 2
     assert hosts.number(1) == 1
+    assert hosts.number(0) == 0
     monkeypatch.setenv(rank, "x")
     with pytest.raises(Exception, match=f"{rank} must be a number: x"):
         hosts.number(None)

@@ -27,13 +27,15 @@ def number(host: int | None) -> int:
     """The number of this host, from 0, before the hosts have met.
 
     Args:
-      host: the number that the options give. If it is None or 0, a scheduler's number counts if
-        there is one.
+      host: the number that the options give. If it is None, a scheduler's number counts if there
+        is one.
 
     Raises:
       UsageError: what the scheduler has set is no number.
     """
-    return host or next(filter(None, (_scheduled(name) for name in _RANKS)), 0)
+    if host is not None:
+        return host
+    return next(filter(None, (_scheduled(name) for name in _RANKS)), 0)
 
 
 def meet(coordinator: str | None, hosts: int | None, host: int | None) -> None:
