@@ -15,6 +15,7 @@ them in each consumer, or merge an axis on the way, which ends vectorisation.
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,11 +170,14 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Args:
       x: `[C, H, W, B]`.
-      kernel: `[3, 3, C, O]`.
+      kernel: `[3, 3, C, O]`, or `[1, 1, C, O]` for images of one pixel: their convolution reads the
+        centre of a kernel alone.
 
     Returns:
       `[O, H, W, B]`.
     """
+    if kernel.shape[:2] == (1, 1):
+        return _centre_times(x, kernel[0, 0])
     return lax.platform_dependent(x, kernel, cpu=conv3x3_fast, default=conv3x3_reference)
 
 
@@ -189,8 +193,14 @@ def conv3x3_fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
     is a dense layer.
     """
     if x.shape[1:3] == (1, 1):
-        return jnp.einsum("co,chwb->ohwb", kernel[1, 1], x)
+        return _centre_times(x, kernel[1, 1])
     return _conv3x3_many(x, kernel)
+
+
+def _centre_times(x: jax.Array, centre: jax.Array) -> jax.Array:
+    """The convolution of images `[C, 1, 1, B]` with a kernel whose centre is `[C, O]`."""
+    chex.assert_shape(x, (None, 1, 1, None))
+    return jnp.einsum("co,chwb->ohwb", centre, x)
 
 
 @jax.custom_vjp

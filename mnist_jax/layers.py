@@ -54,7 +54,10 @@ class Conv3x3(nn.Module):
         """`[C, H, W, B]` to `[C, H, W, B]`."""
         channels = x.shape[0]
         init = torch_uniform(9 * channels)
-        kernel = self.param("kernel", init, (3, 3, channels, channels), x.dtype)
+        if self.has_variable("params", "kernel"):  # possibly its centre alone, see `model.centres`
+            kernel = self.get_variable("params", "kernel")
+        else:
+            kernel = self.param("kernel", init, (3, 3, channels, channels), x.dtype)
         y = kernels.conv3x3(x, kernel)
         if self.use_bias:
             y += self.param("bias", init, (channels,), x.dtype)[:, None, None, None]

@@ -11,7 +11,7 @@ import pytest
 
 from mnist_jax import layers, metrics, train
 from mnist_jax.data import PIXELS, normalise
-from mnist_jax.model import PLACEMENTS, LeNet
+from mnist_jax.model import PLACEMENTS, LeNet, centres
 
 BATCH = 32  # 200 = 6 * 32 + 8
 TX = optax.sgd(0.01, momentum=0.9)
@@ -141,6 +141,78 @@ def test_an_epoch_is_a_loop_over_steps_and_the_last_partial_batch_counts(splits,
     assert_close(found, state, 1e-4)
     assert found_sums.correct == sums.correct
     np.testing.assert_allclose(found_sums.loss, sums.loss, rtol=1e-5)
+
+
+# After fc1 no gradient reaches eight of the nine weights of a 3x3 kernel.
+AFTER = LeNet("after_fc1")
+SIZE = 120  # channels of the block there
+
+
+def kernels_of(tree) -> list:
+    """The 3x3 kernels among the leaves, or their centres: two, and the momentum of each."""
+    found = [x for x in jax.tree.leaves(tree) if jnp.shape(x)[2:] == (SIZE, SIZE)]
+    assert len(found) == 4
+    return found
+
+
+def carried(tx, state, split, order) -> list:
+    """The shapes of those kernels in what goes from step to step of an epoch."""
+    epoch = functools.partial(train.train_epoch, model=AFTER, tx=tx, batch_size=BATCH)
+    equations = jax.make_jaxpr(epoch)(state, split, order).eqns
+    (loop,) = [each for each in equations if each.primitive.name == "scan"]
+    return [x.shape for x in kernels_of([x.aval for x in loop.outvars])]
+
+
+def keeping_more(tx):
+    """The same optimiser, whose state has an array that is none of a parameter's."""
+
+    def init(params):
+        kernel = params["resnet_block"]["conv1"]["kernel"]
+        return tx.init(params), jnp.zeros(kernel.size)
+
+    def update(gradients, state, params=None):
+        updates, inner = tx.update(gradients, state[0], params)
+        return updates, (inner, state[1])
+
+    return optax.GradientTransformation(init, update)
+
+
+def test_weights_that_no_gradient_reaches_stay_as_they_are(splits, order):
+    state = programs(AFTER).init_state(jax.random.key(0))
+    after, _ = programs(AFTER).train_epoch(state, splits[0], order)
+    for new, old in zip(kernels_of(after), kernels_of(state), strict=True):
+        same = np.asarray(new == old).all((2, 3))
+        assert same.sum() == 8 and not same[1, 1]
+
+
+def test_an_epoch_does_without_weights_that_no_gradient_reaches(splits, order):
+    """Bit for bit the result of an optimiser that sees all of them."""
+    state = programs(AFTER).init_state(jax.random.key(0))
+    assert carried(TX, state, splits[0], order) == [(1, 1, SIZE, SIZE)] * 4
+    more = keeping_more(TX)
+    whole = train.start_from(train.variables_of(state), more)
+    assert carried(more, whole, splits[0], order) == [(3, 3, SIZE, SIZE)] * 4
+    found, sums = programs(AFTER).train_epoch(state, splits[0], order)
+    expected, expected_sums = programs(AFTER, more).train_epoch(whole, splits[0], order)
+    assert_equal(train.variables_of(found), train.variables_of(expected))
+    assert_equal((found.opt_state, sums), (expected.opt_state[0], expected_sums))
+
+
+@pytest.mark.parametrize("tx", [optax.adam(1e-3), optax.adafactor(1e-3)], ids=["adam", "adafactor"])
+def test_an_optimiser_may_keep_what_it_likes(tx, splits, order):
+    with jax.numpy_dtype_promotion("standard"):  # these of optax's need it
+        state = programs(AFTER, tx).init_state(jax.random.key(0))
+        after, _ = programs(AFTER, tx).train_epoch(state, splits[0], order)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert differs(after.params, state.params)
+
+
+@pytest.mark.parametrize("placement", ["none", "before_fc1"])
+def test_elsewhere_a_gradient_reaches_every_weight(placement, splits):
+    network = LeNet(placement)
+    batch = first(splits[0], 8)
+    variables = network.init(jax.random.key(0), batch.images, train=True)
+    assert centres(network, variables) is variables
 
 
 @pytest.mark.parametrize("batch_size, steps", [(100, 2), (200, 1), (300, 1)])
