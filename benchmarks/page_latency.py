@@ -13,7 +13,11 @@ It needs Chromium, its driver and Selenium: `apt-get install chromium chromium-d
 and `pip install -e '.[web]'`.
 """
 
-import argparse
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import contextlib
 import math
 import os
@@ -21,11 +25,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
+
+from experiments import options
+from experiments.options import UsageError
 
 MOVES = 200
 OPENINGS = 5
@@ -47,6 +56,14 @@ TO_EVERY_MOVE = """
       });
     });
 """
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time the page's answers while a browser draws."""
+
+    page: tyro.conf.Positional[Path]
+    """The file that experiments.page wrote."""
 
 
 def browser() -> tuple[str, str] | None:
@@ -107,15 +124,26 @@ def open_page(driver: Any, page: Path) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+
+    def body() -> int:
+        config = options.parse(
+            Config, arguments, name="benchmarks.page_latency", description=__doc__
+        )
+        page = config.page.expanduser()
+        if not page.is_file():
+            raise UsageError(f"{page}: no such file")
+        if browser() is None:
+            raise UsageError("Chromium or its driver is not installed")
+        measure(page)
+        return options.OK
+
+    return options.run_command(body)
+
+
+def measure(page: Path) -> None:
     """Opens the page, draws, and prints the times."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0], prog="python -m benchmarks.page_latency"
-    )
-    parser.add_argument("page", type=Path, help="the file that experiments.page wrote")
-    page = parser.parse_args().page
-    if not page.is_file() or browser() is None:
-        sys.exit(f"error: {page} is no file, or Chromium or its driver is not installed")
     with chromium() as driver:
         openings = [open_page(driver, page) for _ in range(OPENINGS)]
         networks = driver.execute_script("return mnistJax.runs.length")
@@ -151,4 +179,4 @@ def draw(driver: Any) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

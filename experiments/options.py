@@ -211,9 +211,24 @@ def run_command(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         line = _interrupted("the standard output was closed", continue_with())
         return _say(line, 128 + signal.SIGPIPE)
+    except (RuntimeError, AssertionError):
+        if _has_device():
+            raise
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        return _say(f"error: JAX finds no device; JAX_PLATFORMS is {platforms!r}", USAGE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {where}{error.strerror or error}", USAGE)
+
+
+def _has_device() -> bool:
+    """Whether JAX starts. If it lacks what JAX_PLATFORMS asks for, it raises one of two errors."""
+    import jax
+
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def _interrupted(what: str, command: str | None) -> str:

@@ -296,10 +296,10 @@ def _start_jax(platform: str | None, devices: int) -> None:
             jax.config.update("jax_num_cpu_devices", devices)
     try:
         found = len(jax.devices())
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError):
         if platform:
             refuse("platform", "one that this machine has", platform)
-        raise UsageError(f"JAX finds no device: {str(error).splitlines()[0]}") from error
+        raise
     if found < devices:
         refuse("devices", f"at most {found}, as many as there are", devices)
 

@@ -537,7 +537,7 @@ def full_disk(count: int, rng: np.random.Generator, root: Path) -> Outcome:
         whole = work.content(root / "0" / "whole")
         with collecting(failures), disk_of(int(kilobytes), root / "disk") as disk:
             # A compile cache that is full costs a compilation, and no word.
-            words = (*work.begin(root / f"cached{kilobytes}"), "--compile-cache", disk)
+            words = (*work.begin(root / f"cached{kilobytes}"), "--compile-cache", disk / "cache")
             ended = command(*words, cache=root / "cache")
             expect((ended.status, ended.err) == (0, ""), f"a full cache: {ended}")
             expect(work.content(root / f"cached{kilobytes}") == whole, "a full cache: another run")

@@ -127,6 +127,30 @@ def test_a_signal_ends_a_command_at_any_moment(name):
         assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
 
 
+@pytest.mark.parametrize("platform", ["cuda", "abacus"])
+def test_a_platform_that_this_machine_has_not_is_one_line(platform):
+    """JAX fails on the two in different ways."""
+    code = (
+        "import sys, jax; from experiments import options\n"
+        "sys.exit(options.run_command(lambda: len(jax.devices())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: JAX finds no device; JAX_PLATFORMS is {platform!r}\n"
+
+
+def test_another_error_is_not_taken_for_a_missing_device():
+    for error in (RuntimeError("a bug"), AssertionError("a bug")):
+        with pytest.raises(type(error), match="a bug"):
+            options.run_command(raises(error))
+
+
 def test_an_ignored_signal_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
