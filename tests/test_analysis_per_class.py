@@ -3,6 +3,7 @@
 import gzip
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import MIRROR
 from simulated import answers, labels
@@ -43,6 +44,8 @@ def test_accuracy_by_digit_counts_the_whole_split():
     assert np.average(table["mean"], weights=table["images"]) == pytest.approx(100 * right.mean())
     assert (table["high"] < 100).all()
     assert (table["low"] < table["mean"]).all()
+    share = answer.confusion[:, range(10), range(10)] / answer.confusion.sum(axis=2)
+    np.testing.assert_allclose(table["sd"], 100 * pd.DataFrame(share).std())
 
 
 def test_a_digit_without_mistakes_has_an_interval_below_100():
@@ -93,6 +96,15 @@ def test_the_reports_percentages_need_a_sample_of_some_hundred_images():
     assert table["place"]["all images", "rounded"] == 1
 
 
+def test_runs_without_mistakes_print_a_hundred_ten_times():
+    """Of 640 images of ten digits each is one of 64."""
+    digits = (np.arange(640) % 10).astype(np.uint8)
+    table = per_class.sampling(both(digits, error=0.0), digits).query("sampling == 'all images'")
+    assert table["hundreds"].tolist() == [10, 10]
+    assert table["mean_percent"].tolist() == [100, 100]
+    assert table["step_percent"].tolist() == [100 / 64, 100 / 64]
+
+
 def test_each_evaluation_is_asked_and_one_network_is_not_enough():
     digits = labels(640)
     said = [*both(digits), *both(digits, evaluation="batch"), answers(digits, evaluation="x")]
@@ -122,6 +134,9 @@ def test_the_baseline_may_be_a_mean_of_sampled_percentages():
     assert found["sampled"] == pytest.approx(found["all_images"] - 0.5, abs=0.3)
     assert 0 < found["about_92_all"] < 1
     assert found["n"] == 200
+    worse = answer._replace(correct=answer.correct & 0b01010101)
+    found = per_class.baselines([worse], digits).iloc[0]
+    assert found["about_92_all"] == found["about_92_sampled"] == 0
 
 
 def test_the_loop_of_the_tutorial_counts_628_images():
