@@ -8,7 +8,7 @@ from simulated import held_out, study
 
 from experiments import published
 from experiments.analysis import complete_runs, evaluated, settings
-from experiments.settings import CANDIDATES, SETTINGS
+from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,16 @@ def test_every_cell_has_equally_many_seeds(results):
     assert set(table["among"]) == {9}
 
 
+def test_a_cell_needs_three_seeds_and_all_of_the_reports_curves(results):
+    """Two seeds of one setting, and of another nothing after fc1."""
+    few = (results["variant"] == "unnormalised") & (results["seed"] > 1)
+    half = (results["variant"] == "mnist") & (results["placement"] == "after_fc1")
+    cells = settings.cells_of(results[~few & ~half])
+    assert cells is not None
+    assert cells.names == tuple(("report", evaluation) for evaluation in EVALUATIONS)
+    assert len(cells.seeds) == 13
+
+
 def test_more_seeds_alone_would_be_rewarded():
     """Why they are equal: of two cells of one truth the one with 30 seeds beats that with 10."""
     rng = np.random.default_rng(0)
@@ -95,10 +105,25 @@ def test_a_run_is_scored_without_its_seed(results):
         assert scores[truth, seed, named] == pytest.approx(settings._log_density(alone, others))
 
 
+def test_a_typical_lead_is_one_of_nine_in_ten(results):
+    """Over the runs of the best cell: its score less that of the best cell that says otherwise."""
+    cells = settings.cells_of(results)
+    assert cells is not None
+    best = int(settings._log_density(cells, cells.curves).argmax())
+    said = settings.statements(cells).set_index("thing").loc["pixels"]
+    other = [SETTINGS[variant].normalisation != said["says"] for variant, _ in cells.names]
+    scores = settings.own_scores(cells)[best]
+    leads = scores[:, np.logical_not(other)].max(axis=1) - scores[:, other].max(axis=1)
+    expected = np.quantile(leads, (0.05, 0.95))
+    np.testing.assert_allclose([said["typical_low"], said["typical_high"]], expected)
+
+
 def test_recognition_counts_what_is_named(results):
     """Cells that are far apart are told apart; two names for one truth are not."""
     table = settings.recognition(settings.cells_of(results))
     assert (table["right"] >= 12).all()
+    assert (table["taken_for"][table["right"] == table["n"]] == "").all()
+    assert (table["right"] == table["n"]).any()
     twice = pd.concat(
         [
             results[results["variant"] == "report"],
