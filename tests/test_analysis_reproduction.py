@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from simulated import BLOCKS, held_out, study
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.outliers_influence import OLSInfluence
@@ -50,6 +51,15 @@ def test_no_interval_leaves_what_is_possible():
     assert (table["high"][percent] <= 100).all()
     assert (table["high"][percent] > 99.9).any()  # as wide as that
     assert (table["low"] < table["high"]).all()
+
+
+def test_t_tells_on_which_side_of_the_interval_a_number_is():
+    table = reproduction.intervals(study(9, variants=("report",)))
+    limit = stats.t.isf(0.025, 8)
+    above, below = table["published"] > table["high"], table["published"] < table["low"]
+    np.testing.assert_array_equal(above, table["t"] > limit)
+    np.testing.assert_array_equal(below, table["t"] < -limit)
+    assert above.any() and below.any() and table["inside"].any()
 
 
 def test_the_transformation_and_its_inverse():
