@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 from simulated import answers, labels, study, timing
 
-from experiments import analysis
+from experiments import analysis, published
 from experiments.analysis.runs import FINAL, evaluated, evaluations_of, final
 from experiments.settings import EVALUATIONS, SETTINGS
+
+# Of the columns that stand beside each other: what is trained first, then by evaluation.
+ORDER = {name: place for place, name in enumerate(["", *EVALUATIONS, *published.METRICS])}
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,15 @@ def test_an_unknown_variant_is_left_out_and_named(results):
     assert tables.claims.equals(analysis.analyse(results).claims)
 
 
+def test_what_was_not_run_is_named(results):
+    runs = results.query("variant != 'mnist'")
+    runs = runs[(runs["variant"] != "no_momentum") | (runs["placement"] != "none")]
+    missing = "not run: mnist/none, mnist/before_fc1, mnist/after_fc1, no_momentum/none"
+    assert missing in analysis.tables._notes(runs, runs, None, ())
+    every = analysis.tables._notes(results, results, None, ())
+    assert not any(note.startswith("not run") for note in every)
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -149,6 +161,19 @@ def test_markdown_prints_each_column_as_the_table_says(tables):
     assert cells(rendered["per_class"], 2)[8:] == ["-", "-"]
     assert cells(rendered["sampling"], -1)[3] == "10,000"
     assert cells(rendered["arms"], 2)[2] == "44,426"
+
+
+def test_markdown_shows_each_number_of_the_report_with_its_interval(tables):
+    """Losses with four digits, percentages with two, and bold what lies outside."""
+    shown = cells(analysis.to_markdown(tables)["reproduction"], 2)[2:]
+    first = tables.numbers.query("placement == 'before_fc1' and epoch == 1")
+    first = first.sort_values(["evaluation", "metric"], key=lambda column: column.map(ORDER))
+    assert len(shown) == len(first) == 8
+    for cell, row in zip(shown, first.to_dict("records"), strict=True):
+        digits = 4 if "loss" in row["metric"] else 2
+        number, low, high = (f"{row[name]:.{digits}f}" for name in ("published", "low", "high"))
+        inside, outside = f"{number} in [{low}, {high}]", f"**{number}** not in [{low}, {high}]"
+        assert cell == (inside if row["inside"] else outside)
 
 
 def test_a_rank_is_said_as_a_rank(tables):
