@@ -138,6 +138,13 @@ class TestTheSameDigit:
         picture = np.pad(page(drawn(SEVEN)), ((0, 0), (15, 0)), constant_values=40)
         assert differ(to_mnist(picture), self.expected) == 0
 
+    @pytest.mark.parametrize("side", range(4))
+    def test_with_a_line_along_one_edge(self, side):
+        """One pixel wide, and as dark as the digit."""
+        picture = page(drawn(SEVEN))
+        np.rot90(picture, side)[0] = 0
+        assert differ(to_mnist(picture), self.expected) == 0
+
     def test_with_a_frame_around_it(self):
         picture = np.pad(page(drawn(SEVEN)), 2, constant_values=0)
         assert differ(to_mnist(picture), self.expected) == 0
@@ -168,6 +175,15 @@ def test_a_thin_pen_leaves_white_strokes():
     assert digits.THINNEST == 1.2
 
 
+def test_nothing_has_more_than_full_ink_or_less_than_none():
+    """A few pixels are darker than the stroke, and a few lighter than the paper."""
+    grey = 0.8 - 0.4 * drawn(SEVEN)
+    grey[50:52, 60], grey[5, 5:7] = 0, 1
+    ink = digits._ink(grey)
+    assert (ink.min(), ink.max()) == (0, 1)
+    assert np.median(ink[drawn(SEVEN) > 0]) == pytest.approx(1, abs=0.01)
+
+
 def test_a_thick_pen_is_left_alone():
     """A stroke of a quarter of the digit's length stays as wide."""
     bar = np.zeros((200, 200))
@@ -179,6 +195,41 @@ def test_a_blurred_picture_becomes_as_sharp_as_mnist():
     blurred, sharp = (to_mnist(page(drawn(SEVEN, soft=soft))) for soft in (2.0, 0.0))
     assert np.abs(blurred - sharp.astype(float)).mean() < 4
     assert digits.STEEPEST == 4
+
+
+def test_a_digit_whose_end_is_heavy_stays_inside():
+    """Its centre of mass would be in the middle if the digit began before the image."""
+    nail = np.zeros((300, 300))
+    nail[50:250, 145:155] = nail[220:250, 100:200] = 1
+    for turn in range(4):
+        image = np.rot90(to_mnist(page(np.rot90(nail, turn)))[..., 0], -turn)
+        assert np.flatnonzero(image.any(1)).tolist() == list(range(20))
+
+
+def test_what_is_wide_both_ways_is_no_stroke():
+    """From 29 pixels of 80 on: what is narrower one way is taken for ink."""
+    assert digits.WIDEST == 0.35
+    for height, width, left in ((28, 60, False), (60, 28, False), (29, 29, True)):
+        x = np.ones((70, 80))
+        x[5 : 5 + height, 10 : 10 + width] = 0
+        assert (digits._without_strokes(x) == 0).any() == left
+
+
+def test_which_ink_is_dark_does_not_depend_on_how_the_picture_is_turned():
+    x = np.random.default_rng(0).random((9, 12))
+    for turned in (x[::-1], x[:, ::-1], x.T):
+        assert digits._strangeness(turned) == pytest.approx(digits._strangeness(x))
+
+
+def test_a_square_enlarged_has_its_value_in_its_middle():
+    """Squares of three pixels, and between two middles a straight line."""
+    small = np.random.default_rng(0).random((40, 64))
+    large = digits._enlarge(small, (120, 192))
+    np.testing.assert_allclose(large[1::3, 1::3], small)
+    np.testing.assert_allclose(large[2::3, 1::3][:-1], (2 * small[:-1] + small[1:]) / 3)
+    np.testing.assert_allclose(large[1::3, 2::3][:, :-1], (2 * small[:, :-1] + small[:, 1:]) / 3)
+    np.testing.assert_array_equal(large[0], large[1])  # nothing is beyond the last middle
+    np.testing.assert_array_equal(large[:, -1], large[:, -2])
 
 
 def blank_pages():
