@@ -187,6 +187,7 @@ def test_a_small_file_that_holds_very_much_is_not_unpacked(tmp_path, contents, m
 
 
 def test_no_file_of_the_real_data_sets_is_beyond_the_limit():
+    assert sources.LIMIT == 2**26  # and no file of a mirror takes more memory than that
     assert sources.LIMIT > 60_000 * 28 * 28 + 16 + 2**20  # with room for gzip at level 0
     assert set(sources.IDX_SHA256) == {"mnist", "fashion_mnist"}
 
