@@ -167,6 +167,11 @@ def test_a_bad_cache_is_rebuilt(prepared, name, damage, caplog):
     assert {path.name for path in file.parent.iterdir()} == OURS
 
 
+def test_what_the_cache_holds_is_not_written_again(prepared, monkeypatch):
+    monkeypatch.setattr(prepare, "_cache", lambda *_: pytest.fail("the cache was written"))
+    assert_made_up(load(prepared))
+
+
 def test_a_dataset_that_cannot_be_written_to_is_used_all_the_same(prepared, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="mnist_jax")
     (file := prepared / "mnist_jax" / "train_images.bin").write_bytes(b"bad")
@@ -467,7 +472,7 @@ def test_a_data_directory_that_is_a_file(tmp_path, mirror):
     for data_dir in (file, file / "below"):
         with pytest.raises(DataError, match="Not a directory") as caught:
             load_mnist(data_dir, mirror, dataset="kmnist")
-        assert_one_line(caught.value, f"the data directory {data_dir}")
+        assert_one_line(caught.value, f"the data directory {data_dir}", f"directory, {data_dir}")
         assert caught.value.about == ("data_dir",)
     assert file.read_text() == "mine"
 
