@@ -1,6 +1,7 @@
 """Each seed of mapped programs is its single run; a divided batch is the whole batch."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,20 @@ def test_map_seeds_divides_the_work():
 
 def test_the_mesh_has_every_device_unless_told_otherwise():
     assert list(parallel.seeds_mesh().devices) == jax.devices()
+
+
+def test_a_device_that_is_no_cpu_takes_its_seeds_at_once(monkeypatch):
+    """One that only says so: the program it gets has no loop, and the results are the same."""
+    monkeypatch.setattr(jax, "shard_map", lambda function, **_: function)
+    seeds, shared = jnp.arange(6.0).reshape(3, 2), jnp.float32(2)
+
+    def program(platform):
+        mesh = SimpleNamespace(size=1, devices=np.array([SimpleNamespace(platform=platform)]))
+        return lambda *arguments: parallel.map_seeds(jnp.multiply, *arguments, mesh)
+
+    for platform, loops in (("cpu", True), ("gpu", False)):
+        np.testing.assert_array_equal(program(platform)(seeds, shared), 2 * seeds)
+        assert ("scan" in str(jax.make_jaxpr(program(platform))(seeds, shared))) == loops
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
