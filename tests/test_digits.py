@@ -8,7 +8,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from benchmarks import pictures
 from mnist_jax import digits, torch_weights, train
@@ -230,6 +230,18 @@ def test_a_square_enlarged_has_its_value_in_its_middle():
     np.testing.assert_allclose(large[1::3, 2::3][:, :-1], (2 * small[:, :-1] + small[:, 1:]) / 3)
     np.testing.assert_array_equal(large[0], large[1])  # nothing is beyond the last middle
     np.testing.assert_array_equal(large[:, -1], large[:, -2])
+
+
+def test_the_rules_are_not_changed_by_accident():
+    """Which pictures are read, and as what, depends on each of these numbers."""
+    names = "SIZE LENGTH WORKING_SIZE COARSE_SIZE WIDEST BORDER ROUNDS LEAST_LIGHT RARE"
+    found = [getattr(digits, name) for name in names.split()]
+    assert found == [28, 20, 1024, 64, 0.35, 0.25, 3, 1 / 255, 1 / 5000]
+    names = "LEAST_CONTRAST LEAST_SIGNAL STRONG REACH SPECK TOUCHES THINNEST STEEPEST NUDGE"
+    found = [getattr(digits, name) for name in names.split()]
+    assert found == [0.05, 6, 0.5, 2, 0.02, 0.15, 1.2, 4, 1e-6]
+    tenth = stats.norm.ppf(0.55)  # a tenth of normal noise lies between minus this and this
+    assert pytest.approx(tenth, abs=1e-4) == digits.TENTH_OF_NOISE
 
 
 def blank_pages():
