@@ -101,6 +101,14 @@ class TestTheSameDigit:
         large = np.kron(page(small), np.ones((times, times), np.uint8))
         assert differ(to_mnist(large), to_mnist(page(small))) == 0
 
+    def test_enlarged_in_squares_at_the_edge_of_the_picture(self):
+        """Two bars that begin outside of it have one edge only that is upright."""
+        small = np.full((28, 28), 255, np.uint8)
+        small[10:13, :20] = small[15:19, :20] = 0
+        large = np.kron(small, np.ones((8, 8), np.uint8))
+        assert digits._without_squares(large[..., None]).shape == (28, 28, 1)
+        assert differ(to_mnist(large), to_mnist(small)) == 0
+
     def test_in_any_size(self):
         for times in (2, 9, 14):
             larger = ndimage.zoom(drawn(SEVEN), times, order=1)
