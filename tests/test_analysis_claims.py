@@ -90,6 +90,7 @@ def test_power_is_that_of_the_textbook():
     assert paired.pairs_needed(0.5, 1.0, level=0.05) == 34
     assert paired.pairs_needed(-0.2, 1.0, level=0.05) == 199
     assert paired.pairs_needed(0.0, 1.0) is None
+    assert paired.MOST_PAIRS == 10_000
     assert paired.power(0.5, 1.0, 34, level=0.05) == pytest.approx(0.8, abs=0.01)
     assert paired.power(6.0, 0.2, 200) == 1.0  # no overflow
     needed = paired.pairs_needed(0.5, 1.0)  # at Holm's level

@@ -156,6 +156,7 @@ def test_without_three_seeds_nothing_is_said():
 def test_the_plan_is_not_changed_by_accident():
     """Thirty seeds a cell; three scales with and without momentum, and the equal step at two."""
     assert settings.SEEDS == 30
+    assert settings.RESAMPLES == 500
     assert len(CANDIDATES) == 8
     assert set(CANDIDATES) <= set(SETTINGS)
     steps = {(s.momentum, s.learning_rate, s.normalisation) for s in CANDIDATES.values()}

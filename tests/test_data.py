@@ -117,6 +117,11 @@ def test_pixels_that_can_be_chosen():
     assert len(PIXELS) == 3
 
 
+def test_the_splits_have_the_sizes_that_all_three_datasets_have():
+    """Steps of a schedule and programs compiled ahead of time are made for these."""
+    assert (data.TRAIN_SIZE, data.TEST_SIZE) == (60_000, 10_000)
+
+
 @pytest.mark.mnist
 def test_real_mnist(mnist):
     train, test = mnist
