@@ -212,15 +212,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             splits = _placed((train_split, test_split), config.devices)
             in_order = _placed(evaluation.original(train_split, test_split), config.devices)
             chosen = _evaluating(programs, config.evaluation, *in_order)
-            state, history, logits = _train(
-                chosen, state, splits, order_key, history, config.epochs, record, console
-            )
-            shown = test_split if config.evaluation == "running" else in_order[1]
-            _finish(directory, model.placement, history, shown, logits, console)
-            variables = train.variables_of(state)
-            if variables["batch_stats"] and TEST_SIZE % config.batch_size != 1:
-                tested = evaluation.evaluate_all(programs, variables, *in_order)
-                terminal.print_table(console, terminal.evaluations_table(tested))
+            with ThreadPoolExecutor(1) as beside:
+                beside.submit(_import_figures)  # while the network trains
+                state, history, logits = _train(
+                    chosen, state, splits, order_key, history, config.epochs, record, console
+                )
+                variables, tested = train.variables_of(state), None
+                if variables["batch_stats"] and TEST_SIZE % config.batch_size != 1:
+                    # While the pictures are drawn.
+                    tested = beside.submit(evaluation.evaluate_all, programs, variables, *in_order)
+                shown = test_split if config.evaluation == "running" else in_order[1]
+                _finish(directory, model.placement, history, shown, logits, console)
+                if tested is not None:
+                    terminal.print_table(console, terminal.evaluations_table(tested.result()))
             if _is_the_reports(described):
                 compared = published.compare_last_epoch(config.placement, history[-1])
                 terminal.print_table(console, terminal.report_table(compared))
@@ -505,6 +509,11 @@ def _row(epoch: train.Epoch, seconds: float) -> dict[str, Any]:
         "seconds": seconds,
     }
     return {key: value if np.isfinite(value) else None for key, value in row.items()}
+
+
+def _import_figures() -> None:
+    """Imports matplotlib, which takes half a second."""
+    import experiments.figures.run  # noqa: F401
 
 
 def _finish(
