@@ -514,6 +514,8 @@ def grow(place: Path) -> None:
 
 def full_disk(count: int, rng: np.random.Generator, root: Path) -> Outcome:
     """Disks of growing size, each full at another write; then there is room, and it continues."""
+    if os.getuid() != 0:
+        return Outcome(0, [], "left out: only root can mount a small disk")
     failures: list[str] = []
     seen = {"refused": 0, "fitted": 0}
     works = [a_run("after_fc1", epochs=3), a_study("none", epochs=3)]
