@@ -180,13 +180,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directories.append(directory)
             described = _described(config)
             saved = _saved(directory, described, console) if config.resume else None
-            programs, train_split, test_split = _made_ready(
+            ready, train_split, test_split = _made_ready(
                 programs, config.devices, config.data, config.dataset, console
             )
             environment = manifest(digests(train_split, test_split))
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
-            state = _initial_state(programs, init_key, config.init_from, model, tx)
+            state = _initial_state(ready, init_key, config.init_from, model, tx)
             history: list[dict[str, Any]] = []
             if saved is not None:
                 state, history = _continued(saved, state, environment["data_sha256"])
@@ -211,16 +211,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 record(state, train.variables_of(state), history=history)
             splits = _placed((train_split, test_split), config.devices)
             in_order = _placed(evaluation.original(train_split, test_split), config.devices)
-            chosen = _evaluating(programs, config.evaluation, *in_order)
-            with ThreadPoolExecutor(1) as beside:
-                beside.submit(_import_figures)  # while the network trains
+            chosen = _evaluating(ready, config.evaluation, *in_order)
+            three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
+            with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
+                beside.submit(_import_figures)
+                at_end = beside.submit(_ready_for_the_end, programs, ready) if three_ways else None
                 state, history, logits = _train(
                     chosen, state, splits, order_key, history, config.epochs, record, console
                 )
-                variables, tested = train.variables_of(state), None
-                if variables["batch_stats"] and TEST_SIZE % config.batch_size != 1:
+                tested = None
+                if at_end is not None:
+                    variables = train.variables_of(state)
                     # While the pictures are drawn.
-                    tested = beside.submit(evaluation.evaluate_all, programs, variables, *in_order)
+                    tested = beside.submit(
+                        evaluation.evaluate_all, at_end.result(), variables, *in_order
+                    )
                 shown = test_split if config.evaluation == "running" else in_order[1]
                 _finish(directory, model.placement, history, shown, logits, console)
                 if tested is not None:
@@ -397,6 +402,15 @@ def _made_ready(
     if (len(train_split.labels), len(test_split.labels)) != (TRAIN_SIZE, TEST_SIZE):
         return programs, train_split, test_split
     return compiled, train_split, test_split
+
+
+def _ready_for_the_end(programs: Programs, ready: Programs) -> Programs:
+    """What `_made_ready` returned, with the programs that only the last evaluations need."""
+    if ready is programs:
+        return programs
+    names = ("recalibrate", "evaluate_batch")
+    found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
+    return ready._replace(**{name: getattr(found, name) for name in names})
 
 
 def _initial_state(

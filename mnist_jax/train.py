@@ -4,8 +4,8 @@
 compiled; `compiled` gives the programs of one network and optimiser, and `fit` runs them.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -323,17 +323,23 @@ def uncompiled(
     )
 
 
-def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Programs:
-    """Compiles three programs side by side for splits of known sizes, before the data are loaded.
+def ahead_of_time(
+    programs: Programs,
+    train_size: int,
+    test_size: int,
+    names: Sequence[str] = ("train_epoch", "init_state", "evaluate"),
+) -> Programs:
+    """Compiles some programs side by side for splits of known sizes, before the data are loaded.
 
     Args:
       programs: what `compiled` returned.
       train_size: number of examples in the training split.
       test_size: number of examples in the test split.
+      names: the fields of `Programs` to compile, the one that takes longest first.
 
     Returns:
-      The same programs, with `init_state`, `train_epoch` and `evaluate` compiled. The last two take
-      splits of these sizes only.
+      The same programs, with those that are named compiled. Of these, `recalibrate` and
+      `train_epoch` take training splits of this size only, and the others such test splits.
     """
 
     def split(size: int) -> Split:
@@ -343,21 +349,22 @@ def ahead_of_time(programs: Programs, train_size: int, test_size: int) -> Progra
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(programs.init_state, key)
     order = jax.ShapeDtypeStruct((train_size,), jnp.int32)
-    # The epoch takes longest to compile, so it is first. Only tracing needs Python; the compiler
-    # runs beside it in other threads.
+    variables, train_split, test_split = variables_of(state), split(train_size), split(test_size)
+    arguments = {
+        "init_state": (key,),
+        "train_epoch": (state, train_split, order),
+        "evaluate": (variables, test_split),
+        "evaluate_batch": (variables, test_split),
+        "recalibrate": (variables, train_split),
+    }
+    # Only tracing needs Python; the compiler runs beside it in other threads.
     with ThreadPoolExecutor() as pool:
-
-        def compile_beside(program: Any, *arguments: Any) -> Future[Any]:
-            return pool.submit(program.lower(*arguments).compile)
-
-        train_epoch = compile_beside(programs.train_epoch, state, split(train_size), order)
-        init_state = compile_beside(programs.init_state, key)
-        evaluate = compile_beside(programs.evaluate, variables_of(state), split(test_size))
-        return programs._replace(
-            init_state=init_state.result(),
-            train_epoch=train_epoch.result(),
-            evaluate=evaluate.result(),
-        )
+        compiling = {
+            name: pool.submit(getattr(programs, name).lower(*arguments[name]).compile)
+            for name in names
+        }
+        done = {name: future.result() for name, future in compiling.items()}
+    return programs._replace(**done)
 
 
 def fit(

@@ -546,6 +546,12 @@ def test_compiled_ahead_of_time_is_the_same(splits, start, order, after_one):
     assert_equal(ours.evaluate(variables, splits[1]), programs().evaluate(variables, splits[1]))
     with pytest.raises(TypeError):
         ours.evaluate(variables, splits[0])  # of another size
+    others = train.ahead_of_time(programs(), 200, 77, ["recalibrate", "evaluate_batch"])
+    assert others.train_epoch is programs().train_epoch  # was not named
+    recalibrated = others.recalibrate(variables, splits[0])
+    assert_equal(recalibrated, programs().recalibrate(variables, splits[0]))
+    found = others.evaluate_batch(recalibrated, splits[1])
+    assert_equal(found, programs().evaluate_batch(recalibrated, splits[1]))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
