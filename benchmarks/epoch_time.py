@@ -5,10 +5,11 @@
 
 Method. Every measurement is a fresh process, and there are `--repeats` of each program. In each
 round every program runs once, for every placement and on one core and on all of them, and each
-round has a random order of its own, drawn from `--seed` and recorded. A process trains one epoch to
-warm up and then `--epochs` more; its time is the median of those. Evaluation and compilation are
-timed apart. With `--beside-busy` another process computes at the lowest priority, nice 19, all the
-while, as a browser or an indexer may do. The programs are
+round has a random order of its own, drawn from `--seed` and recorded. In it, a program's processes
+with the block before fc1 and after fc1 are next to each other, because their ratio is one of the
+report's claims. A process trains one epoch to warm up and then `--epochs` more; its time is the
+median of those. Evaluation and compilation are timed apart. With `--beside-busy` another process
+computes at the lowest priority, nice 19, all the while, as a browser or an indexer may do. The programs are
 
     mnist_jax               benchmarks/jax_program.py
     pytorch eager           benchmarks/torch_program.py: images normalised once, kept in memory
@@ -83,6 +84,8 @@ class Config:
 
     placement: Placement | None = None
     """Where the residual block stands; by default all three in turn."""
+    variants: tuple[Variant, ...] = get_args(Variant)
+    """One or more variants of the PyTorch program."""
     repeats: int = 10
     """Number of processes of each program, at least 1."""
     epochs: int = 3
@@ -117,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         placements = PLACEMENTS if config.placement is None else (config.placement,)
         common = processes.data_words(config.data.data_dir, config.data.mirror)
         common += ["--epochs", str(1 + config.epochs)]
-        found = programs(placements, common, console)
+        found = programs(placements, config.variants, common, console)
         with processes.busy_beside(config.beside_busy):
             timing = measure(found, config.repeats, config.seed, console)
         asked = {
@@ -150,12 +153,16 @@ def check(config: Config) -> None:
 
 
 def programs(
-    placements: Sequence[Placement], common: Sequence[str], console: Console
+    placements: Sequence[Placement],
+    variants: Sequence[Variant],
+    common: Sequence[str],
+    console: Console,
 ) -> list[Program]:
     """All programs that this machine can run, on one thread and on all.
 
     Args:
       placements: where the block stands.
+      variants: those of the PyTorch program.
       common: options of every program.
       console: prints why something is left out.
     """
@@ -171,7 +178,7 @@ def programs(
     found = []
     for placement in placements:
         kinds = [(OURS, n, ("-m", "benchmarks.jax_program")) for n in counts]
-        for variant in get_args(Variant) if torch and on_cpu else ():
+        for variant in variants if torch and on_cpu else ():
             command = ("-m", "benchmarks.torch_program", "--variant", variant)
             name = f"pytorch {variant}"
             # The report's own loop is timed on all cores only, as its author would run it.
@@ -194,7 +201,7 @@ def measure(found: Sequence[Program], repeats: int, seed: int, console: Console)
     rows: dict[Program, Row] = {}
     failed: set[Program] = set()
     conditions: dict[str, Any] = {}
-    order = processes.in_random_order(found, repeats, seed)
+    order = processes.in_random_order(found, repeats, seed, together=_pair_of)
     for number, program in order:
         if program in failed:
             continue
@@ -225,6 +232,11 @@ def measure(found: Sequence[Program], repeats: int, seed: int, console: Console)
     conditions["order"] = [f"{p.name} {p.placement} {p.threads}" for _, p in order]
     # The rows are in the order of `found`, not in that of the processes.
     return {"conditions": conditions, "rows": [rows[p] for p in found if p in rows]}
+
+
+def _pair_of(program: Program) -> tuple[str, int, bool]:
+    """A value that only the two processes share whose times are compared for the report's claim."""
+    return program.name, program.threads, program.placement == "none"
 
 
 def _empty(program: Program) -> Row:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,17 +51,37 @@ class Finished(NamedTuple):
     conditions: Conditions
 
 
-def in_random_order(programs: Sequence[P], rounds: int, seed: int) -> list[tuple[int, P]]:
+def in_random_order(
+    programs: Sequence[P],
+    rounds: int,
+    seed: int,
+    *,
+    together: Callable[[P], Hashable] = lambda program: program,
+) -> list[tuple[int, P]]:
     """Every program once in each round 1, 2, ..., and each round in an order of its own.
 
     A disturbance of the machine then meets all programs alike, and two times of one round are a
     pair.
+
+    Args:
+      programs: what is to be run.
+      rounds: how often.
+      seed: decides the orders.
+      together: programs for which it returns the same value run one after another in a round, so
+        that hardly anything can change between the two times of a pair.
+
+    Returns:
+      The number of the round and the program, in the order in which they are to be run.
     """
     draw = random.Random(seed)
+    groups: dict[Hashable, list[P]] = {}
+    for program in programs:
+        groups.setdefault(together(program), []).append(program)
     return [
         (number, program)
         for number in range(1, rounds + 1)
-        for program in draw.sample(programs, len(programs))
+        for group in draw.sample(list(groups.values()), len(groups))
+        for program in draw.sample(group, len(group))
     ]
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+import typing
 from collections import Counter
 from pathlib import Path
 
@@ -174,6 +175,16 @@ def test_a_random_order_has_everything_once_a_round():
     assert len(set(map(tuple, rounds))) > 1
     assert order == processes.in_random_order("abcdef", rounds=4, seed=0)
     assert order != processes.in_random_order("abcdef", rounds=4, seed=1)
+
+
+def test_programs_that_belong_together_run_one_after_another():
+    order = processes.in_random_order(range(12), rounds=8, seed=0, together=lambda n: n // 2)
+    names = [what for _, what in order]
+    assert all(sorted(names[12 * n : 12 * n + 12]) == list(range(12)) for n in range(8))
+    pairs = list(zip(names[::2], names[1::2], strict=True))
+    assert all(one // 2 == other // 2 for one, other in pairs)
+    assert {one < other for one, other in pairs} == {True, False}
+    assert len({tuple(pairs[6 * n : 6 * n + 6]) for n in range(8)}) == 8
 
 
 def test_a_process_gives_its_lines_and_what_it_took():
@@ -515,7 +526,24 @@ def found(torch: bool, platform: str, monkeypatch) -> list[epoch_time.Program]:
     monkeypatch.setattr(processes, "platform", lambda: platform)
     monkeypatch.setattr(core_distance, "can_choose_cores", lambda: True)
     monkeypatch.setattr(epoch_time, "all_threads", lambda: 2)
-    return epoch_time.programs(PLACEMENTS, ["--epochs", "4"], terminal.console())
+    variants = typing.get_args(torch_program.Variant)
+    return epoch_time.programs(PLACEMENTS, variants, ["--epochs", "4"], terminal.console())
+
+
+def test_before_and_after_run_next_to_each_other(monkeypatch):
+    programs = found(True, "cpu", monkeypatch)
+    order = processes.in_random_order(programs, 5, 0, together=epoch_time._pair_of)
+    pairs = 0
+    for (_, one), (_, other) in itertools.pairwise(order):
+        both = {one.placement, other.placement} == {"before_fc1", "after_fc1"}
+        pairs += both and (one.name, one.threads) == (other.name, other.threads)
+    assert pairs == 5 * len(programs) / 3
+
+
+def test_a_variant_can_be_timed_alone(monkeypatch):
+    found(True, "cpu", monkeypatch)
+    programs = epoch_time.programs(("none",), ("eager",), [], terminal.console())
+    assert {each.name for each in programs} == {"mnist_jax", "pytorch eager"}
 
 
 def test_programs_are_those_of_both_sides_on_one_core_and_on_all(monkeypatch, capsys):
