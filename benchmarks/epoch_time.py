@@ -8,8 +8,9 @@ round every program runs once, for every placement and on one core and on all of
 round has a random order of its own, drawn from `--seed` and recorded. In it, a program's processes
 with the block before fc1 and after fc1 are next to each other, because their ratio is one of the
 report's claims. A process trains one epoch to warm up and then `--epochs` more; its time is the
-median of those. Evaluation and compilation are timed apart. With `--beside-busy` another process
-computes at the lowest priority, nice 19, all the while, as a browser or an indexer may do. The programs are
+median of those. Evaluation and compilation are timed apart. What was measured is written after each
+round. With `--beside-busy` another process computes at the lowest priority, nice 19, all the while,
+as a browser or an indexer may do. The programs are
 
     mnist_jax               benchmarks/jax_program.py
     pytorch eager           benchmarks/torch_program.py: images normalised once, kept in memory
@@ -39,6 +40,7 @@ if __name__ == "__main__":
     stopping.end_at_once()
 
 import importlib.util
+import itertools
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,18 +123,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         common = processes.data_words(config.data.data_dir, config.data.mirror)
         common += ["--epochs", str(1 + config.epochs)]
         found = programs(placements, config.variants, common, console)
-        with processes.busy_beside(config.beside_busy):
-            timing = measure(found, config.repeats, config.seed, console)
         asked = {
-            "repeats": config.repeats,
             "epochs": config.epochs,
             "seed": config.seed,
             "beside_busy": config.beside_busy,
         }
-        timing["conditions"] = asked | timing["conditions"]
+        timing: dict[str, Any] = {}
+        with processes.busy_beside(config.beside_busy):
+            for timing in measure(found, config.repeats, config.seed, console):
+                timing["conditions"] = asked | timing["conditions"]
+                if config.json:  # after each round, as all of them take long
+                    files.write_whole(config.json, files.as_json(timing))
         show(timing, console)
-        if config.json:
-            files.write_whole(config.json, files.as_json(timing))
         if config.figure:
             from experiments import figures
 
@@ -189,11 +191,14 @@ def programs(
     return found
 
 
-def measure(found: Sequence[Program], repeats: int, seed: int, console: Console) -> dict[str, Any]:
-    """Runs every program `repeats` times; a program that fails is left out.
+def measure(
+    found: Sequence[Program], repeats: int, seed: int, console: Console
+) -> Iterator[dict[str, Any]]:
+    """Runs every program in each of `repeats` rounds; a program that fails is left out.
 
-    Returns:
-      `conditions`, with the order of the processes, and `rows` with the lists that `EACH` names.
+    Yields:
+      What was measured so far, after each round: `conditions`, with the number of rounds and the
+      order of the processes, and `rows` with the lists that `EACH` names.
 
     Raises:
       FailedError: no program could be timed.
@@ -202,36 +207,40 @@ def measure(found: Sequence[Program], repeats: int, seed: int, console: Console)
     failed: set[Program] = set()
     conditions: dict[str, Any] = {}
     order = processes.in_random_order(found, repeats, seed, together=_pair_of)
-    for number, program in order:
-        if program in failed:
-            continue
-        distance = core_distance.in_a_process()
-        try:
-            result, finished = processes.run_for_json(program.command)
-        except ProcessError as error:
-            failed.add(program)
-            rows.pop(program, None)
-            what = f"{program.name}, {program.placement}, {program.threads} threads"
-            console.print(f"{what} is left out: {error}")
-            continue
-        if program.threads == all_threads():
-            versions = conditions.get("versions", {}) | result["conditions"]["versions"]
-            conditions = result["conditions"] | {"versions": versions}
-        if distance is not None:
-            distance = max(distance, core_distance.in_a_process() or 0)
-        row = rows.setdefault(program, _empty(program))
-        for name, value in values_of(result, finished).items():
-            row[name].append(value)
-        row["core_distance_ns"].append(distance)
-        console.print(
-            f"{number}/{repeats} {program.placement} {program.name}, {program.threads} threads: "
-            f"{row['epoch_seconds'][-1]:.2f} s"
-        )
-    if not rows:
-        raise FailedError("nothing could be timed")
-    conditions["order"] = [f"{p.name} {p.placement} {p.threads}" for _, p in order]
-    # The rows are in the order of `found`, not in that of the processes.
-    return {"conditions": conditions, "rows": [rows[p] for p in found if p in rows]}
+    for number, of_round in itertools.groupby(order, key=lambda each: each[0]):
+        for _, program in of_round:
+            if program in failed:
+                continue
+            distance = core_distance.in_a_process()
+            try:
+                result, finished = processes.run_for_json(program.command)
+            except ProcessError as error:
+                failed.add(program)
+                rows.pop(program, None)
+                what = f"{program.name}, {program.placement}, {program.threads} threads"
+                console.print(f"{what} is left out: {error}")
+                continue
+            if program.threads == all_threads():
+                versions = conditions.get("versions", {}) | result["conditions"]["versions"]
+                conditions = result["conditions"] | {"versions": versions}
+            if distance is not None:
+                distance = max(distance, core_distance.in_a_process() or 0)
+            row = rows.setdefault(program, _empty(program))
+            for name, value in values_of(result, finished).items():
+                row[name].append(value)
+            row["core_distance_ns"].append(distance)
+            console.print(
+                f"{number}/{repeats} {program.placement} {program.name}, {program.threads} "
+                f"threads: {row['epoch_seconds'][-1]:.2f} s"
+            )
+        if not rows:
+            raise FailedError("nothing could be timed")
+        ran = [f"{p.name} {p.placement} {p.threads}" for n, p in order if n <= number]
+        yield {
+            "conditions": conditions | {"repeats": number, "order": ran},
+            # In the order of `found`, not in that of the processes.
+            "rows": [rows[program] for program in found if program in rows],
+        }
 
 
 def _pair_of(program: Program) -> tuple[str, int, bool]:

@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -150,21 +150,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def body() -> int:
         config = _parsed(arguments)
         check(config)
-        model = LeNet(config.placement, PIXELS[config.normalisation])
         console = terminal.console(quiet=config.quiet)
+        model = LeNet(config.placement, PIXELS[config.normalisation])
         if config.summary:
             console.print(terminal.summary_table(model.placement, summary(model)))
             return options.OK
         _start_jax(config.platform, config.devices)
-        one_cycle = config.schedule == "one_cycle"
-        tx = settings.sgd(
-            config.peak_learning_rate if one_cycle else config.learning_rate,
-            config.momentum,
-            nesterov=config.nesterov,
-            one_cycle_steps=config.epochs * -(-TRAIN_SIZE // config.batch_size)
-            if one_cycle
-            else None,
-        )
+        steps = -(-TRAIN_SIZE // config.batch_size)  # in an epoch
+        cycle = config.epochs * steps if config.schedule == "one_cycle" else None
+        rate = config.peak_learning_rate if cycle else config.learning_rate
+        tx = settings.sgd(rate, config.momentum, nesterov=config.nesterov, one_cycle_steps=cycle)
         programs = _programs(model, tx, config.batch_size, config.devices)
         init_key, order_key = settings.keys_of(config.seed)
         if config.dry_run:
@@ -175,61 +170,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
             console.print(line)
+        described = _described(config)
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
             directories.append(directory)
-            described = _described(config)
             saved = _saved(directory, described, console) if config.resume else None
-            ready, train_split, test_split = _made_ready(
+            ready, splits = _made_ready(
                 programs, config.devices, config.data, config.dataset, console
             )
-            environment = manifest(digests(train_split, test_split))
+            environment = manifest(digests(*splits))
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
             state = _initial_state(ready, init_key, config.init_from, model, tx)
-            history: list[dict[str, Any]] = []
-            if saved is not None:
-                state, history = _continued(saved, state, environment["data_sha256"])
-                console.print(f"continued after epoch {len(history)}")
-            if config.resume:
-                before = run_directory.begin_again(directory, described, environment)
-                for line in differences(before, environment):
-                    console.print(f"differs from when the run was begun: {line}")
-            else:
-                run_directory.begin(directory, described, environment)
-
+            state, history = _begun(directory, described, environment, state, saved, console)
             record = partial(
                 run_directory.write_epoch,
                 directory,
                 config=described,
                 data_sha256=environment["data_sha256"],
                 pixels=model.pixels,
-                steps_per_epoch=-(-len(train_split.labels) // config.batch_size),
+                steps_per_epoch=steps,
                 keep=config.keep_epochs,
             )
             if history:  # so that a file beside the checkpoint that was damaged or lost is mended
                 record(state, train.variables_of(state), history=history)
-            splits = _placed((train_split, test_split), config.devices)
-            in_order = _placed(evaluation.original(train_split, test_split), config.devices)
-            chosen = _evaluating(ready, config.evaluation, *in_order)
+            in_order = _placed(evaluation.original(*splits), config.devices)
+            splits = _placed(splits, config.devices)
             three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
             with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
-                beside.submit(_import_figures)
-                at_end = beside.submit(_ready_for_the_end, programs, ready) if three_ways else None
+                at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways)
+                chosen = _evaluating(ready, config.evaluation, *in_order)
                 state, history, logits = _train(
                     chosen, state, splits, order_key, history, config.epochs, record, console
                 )
-                tested = None
-                if at_end is not None:
-                    variables = train.variables_of(state)
-                    # While the pictures are drawn.
-                    tested = beside.submit(
-                        evaluation.evaluate_all, at_end.result(), variables, *in_order
-                    )
-                shown = test_split if config.evaluation == "running" else in_order[1]
+                variables = train.variables_of(state)
+                tested = beside.submit(_in_three_ways, at_end, variables, *in_order)
+                shown = splits[1] if config.evaluation == "running" else in_order[1]
                 _finish(directory, model.placement, history, shown, logits, console)
-                if tested is not None:
-                    terminal.print_table(console, terminal.evaluations_table(tested.result()))
+                if (evaluations := tested.result()) is not None:
+                    terminal.print_table(console, terminal.evaluations_table(evaluations))
             if _is_the_reports(described):
                 compared = published.compare_last_epoch(config.placement, history[-1])
                 terminal.print_table(console, terminal.report_table(compared))
@@ -387,8 +366,11 @@ def _directory(resume: Path | None, out: Path, name: str) -> Iterator[Path]:
 
 def _made_ready(
     programs: Programs, devices: int, data: DataOptions, dataset: DatasetName, console: Console
-) -> tuple[Programs, Split, Split]:
-    """Loads the data, and compiles the programs meanwhile.
+) -> tuple[Programs, tuple[Split, Split]]:
+    """Loads the data, and compiles the programs of the epochs meanwhile.
+
+    Returns:
+      The programs, and the splits for training and for testing.
 
     Raises:
       DataError: the data cannot be had.
@@ -398,19 +380,43 @@ def _made_ready(
         compiled = programs
         if devices == 1:  # with several, compilation needs to know where the arrays lie
             compiled = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE)
-        train_split, test_split = loading.result()
-    if (len(train_split.labels), len(test_split.labels)) != (TRAIN_SIZE, TEST_SIZE):
-        return programs, train_split, test_split
-    return compiled, train_split, test_split
+        splits = loading.result()
+    if [len(split.labels) for split in splits] != [TRAIN_SIZE, TEST_SIZE]:
+        return programs, splits
+    return compiled, splits
 
 
-def _ready_for_the_end(programs: Programs, ready: Programs) -> Programs:
-    """What `_made_ready` returned, with the programs that only the last evaluations need."""
-    if ready is programs:
-        return programs
+def _ready_for_the_end(programs: Programs, ready: Programs, three_ways: bool) -> Programs | None:
+    """Gets ready what only the end of a run needs.
+
+    Args:
+      programs: what `_programs` returned.
+      ready: what `_made_ready` made of them.
+      three_ways: whether the network is evaluated in three ways at the end.
+
+    Returns:
+      The programs of these evaluations; None if there are none.
+    """
+    import experiments.figures.run  # noqa: F401  # matplotlib, which takes half a second
+
+    if not three_ways or ready is programs:
+        return programs if three_ways else None
     names = ("recalibrate", "evaluate_batch")
     found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
     return ready._replace(**{name: getattr(found, name) for name in names})
+
+
+def _in_three_ways(
+    at_end: Future[Programs | None],
+    variables: train.Variables,
+    train_split: Split,
+    test_split: Split,
+) -> dict[str, train.Evaluation] | None:
+    """The evaluations of a trained network by name; None if three ways are not possible."""
+    programs = at_end.result()
+    if programs is None:
+        return None
+    return evaluation.evaluate_all(programs, variables, train_split, test_split)
 
 
 def _initial_state(
@@ -453,6 +459,43 @@ def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> C
     if done > described["epochs"]:
         refuse("epochs", f"at least {done}, which this run has", described["epochs"])
     return saved
+
+
+def _begun(
+    directory: Path,
+    described: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    state: TrainState,
+    saved: Checkpoint | None,
+    console: Console,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """Writes how the run is begun, or what differs when it is continued.
+
+    Args:
+      directory: the run's.
+      described: the configuration.
+      environment: versions, machine and data.
+      state: the state before the first epoch.
+      saved: the checkpoint, if there is one.
+      console: prints what differs.
+
+    Returns:
+      The state from which the run goes on, and the rows of the epochs before it.
+
+    Raises:
+      UsageError: the run was trained on other data, or with another network.
+    """
+    history: list[dict[str, Any]] = []
+    if saved is not None:
+        state, history = _continued(saved, state, environment["data_sha256"])
+        console.print(f"continued after epoch {len(history)}")
+    if not (directory / run_directory.MANIFEST).exists():
+        run_directory.begin(directory, described, environment)
+        return state, history
+    before = run_directory.begin_again(directory, described, environment)
+    for line in differences(before, environment):
+        console.print(f"differs from when the run was begun: {line}")
+    return state, history
 
 
 def _continued(
@@ -523,11 +566,6 @@ def _row(epoch: train.Epoch, seconds: float) -> dict[str, Any]:
         "seconds": seconds,
     }
     return {key: value if np.isfinite(value) else None for key, value in row.items()}
-
-
-def _import_figures() -> None:
-    """Imports matplotlib, which takes half a second."""
-    import experiments.figures.run  # noqa: F401
 
 
 def _finish(

@@ -604,7 +604,9 @@ def test_every_program_runs_in_each_round_and_one_that_fails_is_left_out(
 
     monkeypatch.setattr(processes, "run_for_json", answer)
     monkeypatch.setattr(core_distance, "in_a_process", lambda: None)
-    timing = epoch_time.measure(programs, 4, 0, terminal.console())
+    *before, timing = epoch_time.measure(programs, 4, 0, terminal.console())
+    assert [each["conditions"]["repeats"] for each in (*before, timing)] == [1, 2, 3, 4]
+    assert [len(each["conditions"]["order"]) for each in before] == [3, 6, 9]
     assert Counter(ran) == {"a": 4, "b": 2, "c": 4}
     assert [row["program"] for row in timing["rows"]] == ["a", "c"]
     for measured in timing["rows"]:
