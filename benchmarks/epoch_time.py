@@ -29,7 +29,8 @@ medians to mnist_jax on as many threads. Below it stand the ratio to the fastest
 any number of threads, and its range over the rounds; what two threads gain over one; and the share
 of the arithmetic limit, which is the multiply-adds of the network as defined, divided by the time,
 against the speed of a product of 1024 x 1024 matrices in the same process. The report gives no
-seconds but says that its two networks "take about the same time"; that ratio stands last.
+seconds but says that its two networks "take about the same time"; that ratio follows. Last stand
+the times with near and with distant cores, where the cores of a virtual machine were both.
 
 Without PyTorch, or where JAX computes on another device than the CPU, mnist_jax is timed alone.
 """
@@ -76,6 +77,8 @@ EACH = (  # the names of a row's lists, which have an item for each process
     "stolen_cpus",
     "core_distance_ns",
 )
+
+DISTANT = 1.5  # times the smallest distance of two cores: from there on they count as distant
 
 Row = dict[str, Any]  # one program, placement and number of threads, with the lists named in EACH
 
@@ -279,7 +282,7 @@ def show(timing: Mapping[str, Any], console: Console) -> None:
             terminal.print_table(console, table(placement, rows))
             for line in summary_lines(rows):
                 console.print(line)
-    for line in same_time_lines(timing["rows"]):
+    for line in (*same_time_lines(timing["rows"]), *distance_lines(timing["rows"])):
         console.print(line)
 
 
@@ -389,6 +392,23 @@ def same_time_lines(rows: Sequence[Row]) -> Iterator[str]:
                     f"after_fc1 / before_fc1, {row['program']} on {row['threads']} threads: "
                     f"{ratio(row, before):.2f} ({in_pairs(row, before)})"
                 )
+
+
+def distance_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Lines that tell the times with near cores from those with distant ones, where both occur."""
+    known = [ns for row in rows for ns in row["core_distance_ns"] if ns is not None]
+    for row in rows if known else ():
+        limit = DISTANT * min(known)
+        pairs = list(zip(row["core_distance_ns"], row["epoch_seconds"], strict=True))
+        near = [seconds for ns, seconds in pairs if ns is not None and ns < limit]
+        distant = [seconds for ns, seconds in pairs if ns is not None and ns >= limit]
+        if row["threads"] > 1 and near and distant:
+            yield (
+                f"{row['program']}, {row['placement']}: {statistics.median(near):.2f} s in "
+                f"{len(near)} processes with near cores, {statistics.median(distant):.2f} s in "
+                f"{len(distant)} with distant ones ({limit:.0f} ns and more), "
+                f"{statistics.median(distant) / statistics.median(near) - 1:+.0%}"
+            )
 
 
 def arithmetic_share(row: Row) -> float:

@@ -67,13 +67,40 @@ products of the two stages take three fifths of a step, at half the speed of a l
 (conv1's weight gradient) to five sixths of it (conv2), and they do 36/25 of the arithmetic that
 convolutions need.
 
-On two cores of an Intel Xeon with AMX, and with nothing else running, the second thread is worth
-less. The network with a block before fc1 trains an epoch in 1.6 to 1.8 s on two threads and in 1.5
-to 1.8 s on one, and two threads use 2.9 s of the processors' time for it where one uses 1.8 s. A
-profile shows where the difference goes: a tenth of all samples are in the loop in which an idle
-worker of Eigen's looks for work, and as many in the kernel, which wakes the other thread and puts
-it to sleep. The operations of the block are so small that this costs as much as they do. The option
-`xla_cpu_multi_thread_eigen=false` changes nothing about it.
+Where the cores lie decides what the second thread is worth, because most arrays of a step are
+written by one thread and read by the other. The host of a virtual machine moves its cores: on two
+cores of an AMD EPYC, with nothing else running, a byte takes 0.2 us from one to the other and back
+at one time and 0.46 us at another (`benchmarks.core_distance`). Twenty processes of each network on
+two threads, by the larger of two distances that were measured before and after each process:
+
+                          none         before_fc1   after_fc1
+    one thread            0.86 s       1.10 s       0.96 s
+    near cores            0.58 s (12)  0.79 s (10)  0.71 s (11)
+    distant cores         0.94 s (8)   1.51 s (10)  1.13 s (9)
+
+These are medians, with the number of processes in brackets; two of the 33 processes with near cores
+were as slow as those with distant ones, and five of the 27 others as fast as those with near ones,
+so the cores may have moved in between. The load average was 1.1 to 1.9, all of it the benchmark's
+own, and other processes used no CPU. The threads used 1.6 to 1.8 CPUs, so they did not take turns
+on one core, and large products were as fast at both distances. PyTorch takes longer too where the
+cores are distant, by 12 to 27 %. Beside another process that computes at nice 19, two threads take
+0.94, 0.96 and 0.80 of the time of one thread beside it (medians of seven processes).
+
+Two threads are 3.13, 2.67 and 4.25 times as fast as the fastest PyTorch program over all processes
+(none, before_fc1, after_fc1). The aim was 3.5, 3.3 and 4.8, and no process slower than one thread.
+For that each thread would have to keep its arrays to itself. Two devices with one half of each batch
+do so: in version 0.1 an epoch took 0.60, 0.88 and 0.82 s on them with distant cores, which is better
+there and worse where cores are near, as each exchange takes 58 us. Workers that are kept to one core
+each change nothing with nothing else running (0.88 s, and 0.90 s without it, before_fc1, five
+processes each in turn). Beside a busy process they shorten an epoch without a block and lengthen one
+with the block after fc1.
+
+On two cores of an Intel Xeon with AMX the second thread is worth less: an epoch with the block
+before fc1 takes 1.6 to 1.8 s on two threads and 1.5 to 1.8 s on one, and two threads use 2.9 s of
+the processors' time for it where one uses 1.8 s. A tenth of all samples of a profile are in the
+loop in which an idle worker of Eigen's looks for work, and as many in the kernel, which wakes the
+other thread and puts it to sleep. The operations of the block are so small that this costs as much
+as they do. The option `xla_cpu_multi_thread_eigen=false` changes nothing about it.
 """
 
 if __name__ == "__main__":

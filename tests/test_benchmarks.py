@@ -470,6 +470,19 @@ def test_the_summary_names_the_fastest_peer(two_threads):
     ]
 
 
+def test_times_with_distant_cores_are_told_apart():
+    moved = row("mnist_jax", "none", 2, [0.5, 1.0, 0.6, 1.2], core_distance_ns=[200, 301, 299, 300])
+    stayed = row("pytorch eager", "none", 2, [2.0, 2.0], core_distance_ns=[460, None])
+    alone = row("mnist_jax", "none", 1, [0.8, 0.8], core_distance_ns=[200, 460])
+    assert list(epoch_time.distance_lines([moved, stayed, alone])) == [
+        "mnist_jax, none: 0.55 s in 2 processes with near cores, 1.10 s in 2 with distant ones "
+        "(300 ns and more), +100%"
+    ]
+    assert list(epoch_time.distance_lines(TIMING["rows"])) == []
+    unknown = row("mnist_jax", "none", 2, [0.5], core_distance_ns=[None])
+    assert list(epoch_time.distance_lines([unknown])) == []
+
+
 def test_the_fastest_peer_may_have_another_number_of_threads(two_threads):
     slow = row("pytorch compile", "before_fc1", 2, [6.0, 6.0, 6.0])
     rows = [slow if other["program"] == slow["program"] else other for other in BEFORE]
