@@ -223,7 +223,7 @@ def test_a_mirror_without_files(capsys, tmp_path, monkeypatch, quick):
 @pytest.mark.mnist
 def test_a_mirror_of_the_original_files(mnist_dir, capsys, monkeypatch, quick, tmp_path):
     del mnist_dir  # it skips this test where the files are not there
-    from tests.conftest import MIRROR
+    from conftest import MIRROR  # the module that pytest has read, before the variable was removed
 
     _, found, wrong = lines(capsys, "--mirror", MIRROR)
     assert wrong == []
