@@ -156,9 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(terminal.summary_table(model.placement, summary(model)))
             return options.OK
         _start_jax(config.platform, config.devices)
-        steps = -(-TRAIN_SIZE // config.batch_size)  # in an epoch
-        cycle = config.epochs * steps if config.schedule == "one_cycle" else None
-        rate = config.peak_learning_rate if cycle else config.learning_rate
+        one_cycle = config.schedule == "one_cycle"
+        cycle = config.epochs * -(-TRAIN_SIZE // config.batch_size) if one_cycle else None  # steps
+        rate = config.peak_learning_rate if one_cycle else config.learning_rate
         tx = settings.sgd(rate, config.momentum, nesterov=config.nesterov, one_cycle_steps=cycle)
         programs = _programs(model, tx, config.batch_size, config.devices)
         init_key, order_key = settings.keys_of(config.seed)
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config=described,
                 data_sha256=environment["data_sha256"],
                 pixels=model.pixels,
-                steps_per_epoch=steps,
+                steps_per_epoch=-(-len(splits[0].labels) // config.batch_size),
                 keep=config.keep_epochs,
             )
             if history:  # so that a file beside the checkpoint that was damaged or lost is mended
@@ -399,8 +399,10 @@ def _ready_for_the_end(programs: Programs, ready: Programs, three_ways: bool) ->
     """
     import experiments.figures.run  # noqa: F401  # matplotlib, which takes half a second
 
-    if not three_ways or ready is programs:
-        return programs if three_ways else None
+    if not three_ways:
+        return None
+    if ready is programs:  # of several devices, or for splits of other sizes: nothing is known yet
+        return programs
     names = ("recalibrate", "evaluate_batch")
     found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
     return ready._replace(**{name: getattr(found, name) for name in names})
