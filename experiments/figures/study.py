@@ -112,7 +112,14 @@ def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
                         markerfacecolor="none",
                         markersize=5,
                     )
-                metric_axis(axes, what, runs[[f"train_{what}", f"test_{what}"]].to_numpy().ravel())
+                names = [f"train_{what}", f"test_{what}"]
+                reports = [
+                    getattr(epoch, name)
+                    for shown in placements
+                    for epoch in published.HISTORY.get(shown, ())
+                    for name in names
+                ]
+                metric_axis(axes, what, [*runs[names].to_numpy().ravel(), *reports])
                 axes.label_outer()
                 if what == "accuracy_percent":
                     epochs_axis(axes)
