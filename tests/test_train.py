@@ -74,9 +74,9 @@ def after_one(splits, start, order):
 
 
 def assert_close(found, expected, tolerance=1e-5):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=0, atol=tolerance), found, expected
-    )
+    """Within `tolerance`, and a loss summed over a split within some rounding errors of float32."""
+    close = functools.partial(np.testing.assert_allclose, rtol=5e-7, atol=tolerance)
+    jax.tree.map(close, found, expected)
 
 
 def assert_equal(found, expected):
