@@ -13,6 +13,8 @@ round. With `--beside-busy` another process computes at the lowest priority, nic
 as a browser or an indexer may do. The programs are
 
     mnist_jax               benchmarks/jax_program.py
+    mnist_jax as run        the same, on as many threads as experiments.run would choose; only
+                            where there are two cores
     pytorch eager           benchmarks/torch_program.py: images normalised once, kept in memory
     pytorch channels_last   the same with images and kernels stored channels last
     pytorch compile         like eager, with torch.compile
@@ -53,17 +55,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import core_distance, processes
+from benchmarks import processes
 from benchmarks.processes import Finished, ProcessError
 from benchmarks.torch_program import Variant
-from experiments import files, options, settings, terminal
-from experiments.manifest import threads as all_threads
+from experiments import cores, files, options, settings, terminal
 from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
 from mnist_jax.data import TRAIN_SIZE
 from mnist_jax.model import PLACEMENTS, Placement
 from mnist_jax.summary import summary
 
-OURS, LOOP = "mnist_jax", "pytorch dataloader"
+OURS, AS_RUN, LOOP = "mnist_jax", "mnist_jax as run", "pytorch dataloader"
 EACH = (  # the names of a row's lists, which have an item for each process
     "epoch_seconds",
     "warm_up_seconds",
@@ -177,12 +178,15 @@ def programs(
         console.print("JAX does not compute on the CPU: mnist_jax alone")
     elif not torch:
         console.print("PyTorch is not installed (pip install -e '.[torch]'): mnist_jax alone")
-    counts = [all_threads()]
-    if on_cpu and core_distance.can_choose_cores():
-        counts = sorted({1, all_threads()})
+    counts = [cores.count()]
+    if on_cpu and cores.can_choose():
+        counts = sorted({1, cores.count()})
     found = []
     for placement in placements:
-        kinds = [(OURS, n, ("-m", "benchmarks.jax_program")) for n in counts]
+        ours = ("-m", "benchmarks.jax_program")
+        kinds: list[tuple[str, int, tuple[str, ...]]] = [(OURS, n, ours) for n in counts]
+        if counts == [1, 2]:
+            kinds.append((AS_RUN, 2, (*ours, "--choose-threads")))
         for variant in variants if torch and on_cpu else ():
             command = ("-m", "benchmarks.torch_program", "--variant", variant)
             name = f"pytorch {variant}"
@@ -214,7 +218,7 @@ def measure(
         for _, program in of_round:
             if program in failed:
                 continue
-            distance = core_distance.in_a_process()
+            distance = cores.distance()
             try:
                 result, finished = processes.run_for_json(program.command)
             except ProcessError as error:
@@ -223,11 +227,11 @@ def measure(
                 what = f"{program.name}, {program.placement}, {program.threads} threads"
                 console.print(f"{what} is left out: {error}")
                 continue
-            if program.threads == all_threads():
+            if program.threads == cores.count():
                 versions = conditions.get("versions", {}) | result["conditions"]["versions"]
                 conditions = result["conditions"] | {"versions": versions}
             if distance is not None:
-                distance = max(distance, core_distance.in_a_process() or 0)
+                distance = max(distance, cores.distance() or 0)
             row = rows.setdefault(program, _empty(program))
             for name, value in values_of(result, finished).items():
                 row[name].append(value)
@@ -364,14 +368,17 @@ def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
         + (f"peak memory {max(memory):.0f} MiB, " if memory else "")
         + f"{arithmetic_share(best):.0%} of the arithmetic limit"
     )
-    one, every = _find(rows, OURS, 1), _find(rows, OURS, all_threads())
-    if one is not None and every is not None and one is not every:
-        yield (
-            f"{every['threads']} threads take {ratio(every, one):.2f} of one thread's time, the "
-            f"slowest process {max(every['epoch_seconds']) / _median(one):.2f}"
-        )
+    one, every = _find(rows, OURS, 1), _find(rows, OURS, cores.count())
+    chosen = _find(rows, AS_RUN, cores.count())
+    whats = f"{cores.count()} threads take", "as many as a run chooses take"
+    for row, what in zip((every, chosen), whats, strict=True):
+        if one is not None and row is not None and row is not one:
+            yield (
+                f"{what} {ratio(row, one):.2f} of one thread's time, the "
+                f"slowest process {max(row['epoch_seconds']) / _median(one):.2f}"
+            )
     loops = [row for row in rows if row["program"] == LOOP]
-    theirs = [row for row in rows if row not in ours and row not in loops]
+    theirs = [row for row in rows if row["program"] not in (OURS, AS_RUN, LOOP)]
     for name, peers in (("the fastest PyTorch, ", theirs), ("", loops)):
         if peers:
             peer = min(peers, key=_median)

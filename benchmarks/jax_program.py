@@ -2,10 +2,10 @@
 
     python -m benchmarks.jax_program --placement after_fc1 --epochs 3
 
-It has the same options as `torch_program`, except for `--variant`, and prints the same lines and
-the same JSON: a line in the report's form for each epoch, with the seconds of training alone.
-Everything is compiled before the first epoch, which still takes longer than the others, because it
-touches all memory first.
+It has the same options as `torch_program`, except for `--variant` there and `--choose-threads`
+here, and prints the same lines and the same JSON: a line in the report's form for each epoch, with
+the seconds of training alone. Everything is compiled before the first epoch, which still takes
+longer than the others, because it touches all memory first.
 """
 
 if __name__ == "__main__":
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from benchmarks import program
 from benchmarks.program import Side
-from experiments import settings
+from experiments import cores, settings
 from mnist_jax import train as training
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
@@ -44,12 +44,19 @@ class State(NamedTuple):
 class Config(program.Options):
     """Train the report's network in JAX and time every epoch."""
 
+    choose_threads: bool = False
+    """Compute on one thread where two cores lie so far apart that a second thread costs time, as
+    experiments.run does."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
 
     def of_config(config: Config, train: Split, test: Split) -> Side:
         one_cycle = config.schedule == "one_cycle"
+        threads = 1 if config.choose_threads and cores.far_apart() else cores.count()
+        with cores.threads_made(threads):
+            jax.devices()
         return ready(
             train,
             test,
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             learning_rate=(config.peak_learning_rate if one_cycle else config.learning_rate),
             nesterov=config.nesterov,
             recalibrated=config.statistics == "recalibrated",
+            threads=threads,
         )
 
     name = "benchmarks.jax_program"
@@ -77,8 +85,13 @@ def ready(
     learning_rate: float,
     nesterov: bool,
     recalibrated: bool,
+    threads: int,
 ) -> Side:
-    """Compiles the programs of one training; arguments as in `program.Options`."""
+    """Compiles the programs of one training.
+
+    The arguments are as in `program.Options`, except that `threads` is the number with which JAX
+    was started.
+    """
     size = len(train.labels)
     model = settings.model_of(settings.REPORT, placement)
     steps = epochs * -(-size // batch_size)
@@ -123,6 +136,7 @@ def ready(
         recalibrate=recalibrate,
         evaluate=evaluate,
         multiply=multiply,
+        threads=threads,
         compile_seconds=compile_seconds,
         versions={"jaxlib": version("jaxlib")},
     )

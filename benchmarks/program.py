@@ -5,8 +5,6 @@ this module a `Side`, and the loop below trains, evaluates and times it.
 """
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import tyro
 
-from experiments import files, options, settings, terminal
-from experiments.manifest import manifest, threads
+from experiments import cores, files, options, settings, terminal
+from experiments.manifest import manifest
 from experiments.options import (
     DataOptions,
     OptionalInt,
@@ -94,6 +92,7 @@ class Side(NamedTuple):
     recalibrate: Callable[[Any], Any]  # takes a state, returns the one that `evaluate` takes then
     evaluate: Callable[[Any], Sums]
     multiply: Callable[[int, int], None]  # takes the size of matrices and the number of products
+    threads: int
     compile_seconds: float | None  # None where the first epoch compiles
     versions: Mapping[str, str]
 
@@ -122,7 +121,7 @@ def main(
     def body() -> int:
         config = options.parse(config_type, arguments, name=name, description=description)
         check(config)
-        keep_to(config.threads or threads())
+        cores.keep_to(config.threads or cores.count())
         train, test = load_mnist(config.data.data_dir, config.data.mirror)
         splits = divided(train, test, examples=config.examples, held_out=config.held_out)
         side = ready(config, *splits)
@@ -136,8 +135,9 @@ def main(
                 runs[-1]["epochs"].append(row)
                 console.print(terminal.epoch_line(row))
         if config.json is not None:
+            conditions = manifest(digests(train, test), threads=side.threads)
             result = {
-                "conditions": manifest(digests(train, test)) | {"versions": dict(side.versions)},
+                "conditions": conditions | {"versions": dict(side.versions)},
                 "compile_seconds": side.compile_seconds,
                 "matrix_product_gflops": matrix_product_gflops(side.multiply),
                 "runs": runs,
@@ -157,7 +157,7 @@ def check(config: Options) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "epochs", "batch_size", "examples", "threads", "seeds")
+    refuse_unless_positive(config, "epochs", "batch_size", "examples", "seeds")
     if not 0 <= config.held_out < TRAIN_SIZE:
         refuse("held_out", f"at least 0 and below {TRAIN_SIZE}", config.held_out)
     most = TRAIN_SIZE - config.held_out
@@ -166,11 +166,7 @@ def check(config: Options) -> None:
     options.refuse_training(config, most if config.examples is None else config.examples)
     if config.seed + config.seeds - 1 > options.MAX_SEED:
         refuse("seeds", f"such that no seed is above {options.MAX_SEED}", config.seeds)
-    if config.threads is not None:
-        if config.threads > threads():
-            refuse("threads", f"at most {threads()}, as many as there are cores", config.threads)
-        if config.threads < threads() and not hasattr(os, "sched_setaffinity"):
-            refuse("threads", f"{threads()}, as {sys.platform} keeps none idle", config.threads)
+    options.refuse_threads(config.threads)
     if config.json != Path("-"):
         options.refuse_unless_writable(config, "json")
 
@@ -183,15 +179,6 @@ def divided(
         test = Split(*(array[-held_out:] for array in train))
         train = Split(*(array[:-held_out] for array in train))
     return Split(*(array[:examples] for array in train)), test
-
-
-def keep_to(cores: int) -> None:
-    """Keeps this process to the first `cores` of the cores that it may use.
-
-    This must be called before JAX or PyTorch start, because they make a thread for each core.
-    """
-    if cores < threads():
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def timed(side: Side, seed: int, epochs: int, *, recalibrated: bool) -> Iterator[dict[str, Any]]:

@@ -29,10 +29,9 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from benchmarks import core_distance, processes
+from benchmarks import processes
 from benchmarks.processes import ProcessError
-from experiments import files, options, terminal
-from experiments.manifest import threads as all_threads
+from experiments import cores, files, options, terminal
 from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
 from mnist_jax.data import TRAIN_SIZE
 from mnist_jax.model import Placement
@@ -73,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = options.parse(Config, arguments, name="benchmarks.scaling", description=__doc__)
         check(config)
         console = terminal.console()
-        choice = core_distance.can_choose_cores() and processes.platform() == "cpu"
-        counts = sorted({1, all_threads()}) if choice else [all_threads()]
+        choice = cores.can_choose() and processes.platform() == "cpu"
+        counts = sorted({1, cores.count()}) if choice else [cores.count()]
         order = processes.in_random_order(settings(counts), config.repeats, config.seed)
         common = processes.data_words(config.data.data_dir, config.data.mirror)
         common += ["--placement", config.placement, "--epochs", str(1 + config.epochs)]

@@ -32,8 +32,7 @@ import numpy as np
 
 from benchmarks import program
 from benchmarks.program import Side, Sums
-from experiments import settings
-from experiments.manifest import threads
+from experiments import cores, settings
 from experiments.options import UsageError
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import Placement
@@ -103,7 +102,7 @@ def ready(
 
     from experiments import torch_report
 
-    torch.set_num_threads(threads())
+    torch.set_num_threads(cores.count())
     pixels = PIXELS[settings.REPORT.normalisation]
     size = len(train.labels)
     rates = every_rate(learning_rate, epochs * -(-size // batch_size)) if one_cycle else []
@@ -171,6 +170,7 @@ def ready(
         recalibrate=recalibrate,
         evaluate=lambda state: torch_report.evaluate(state.network, test_batches),
         multiply=multiply,
+        threads=cores.count(),
         compile_seconds=None,
         versions={"torch": torch.__version__},
     )

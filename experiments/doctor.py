@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import compile_cache, options, terminal
-from experiments.manifest import threads, versions
+from experiments import compile_cache, cores, options, terminal
+from experiments.manifest import versions
 from experiments.options import DataOptions, OptionalPath, UsageError
 from mnist_jax import compilation, kernels, prepare, sources
 from mnist_jax.data import dataset_folder
@@ -87,7 +87,7 @@ def examine(data_dir: Path | None, mirror: Path | None, cache: Path | None) -> I
     devices = _devices()
     yield devices
     if devices.good:
-        yield Finding(True, "threads", f"{threads()} that this process may use")
+        yield Finding(True, "cores", _cores())
         yield _compile_options()
         yield _attempt("large sums", _large_sums)
         yield _attempt("kernels", _kernels)
@@ -103,6 +103,13 @@ def _versions() -> Finding:
         return Finding(False, "versions", what)
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
     return Finding(True, "versions", f"Python {sys.version.split()[0]}, {listed}")
+
+
+def _cores() -> str:
+    found = f"{cores.count()} that this process may use"
+    if (nanoseconds := cores.distance()) is not None:
+        found += f", {nanoseconds:.0f} ns for a byte from one to another and back"
+    return found
 
 
 def _devices() -> Finding:

@@ -10,17 +10,19 @@ from typing import Any
 
 import jax
 
+from experiments import cores
 from mnist_jax import compilation
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "chex", "tensorflow-datasets")
 ROOT = Path(__file__).parents[1]
 
 
-def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
+def manifest(digests: Mapping[str, str], *, threads: int | None = None) -> dict[str, Any]:
     """Returns all of these as plain JSON values; what cannot be found out is None.
 
     Args:
       digests: SHA-256 of the data's arrays, from `data.digests`.
+      threads: the number that JAX was started with; by default one for each core.
     """
     commit, dirty = git_state(ROOT)
     return {
@@ -28,7 +30,7 @@ def manifest(digests: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
-        "threads": threads(),
+        "threads": threads or cores.count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),  # the user's own
         "compile_options": compilation.options(),  # what our programs are compiled with
@@ -63,13 +65,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def versions() -> dict[str, str | None]:
     """The installed version of each package that a result depends on; None for an absent one."""
     return {name: _version(name) for name in PACKAGES}
-
-
-def threads() -> int:
-    """The number of cores that this process may use; XLA and PyTorch start as many threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_model() -> str | None:

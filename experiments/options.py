@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
+from experiments import cores
 from experiments.files import FileError
 from experiments.stopping import Stopped, stoppable
 from mnist_jax.sources import DataError
@@ -88,6 +89,17 @@ def refuse_training(config: Any, train_size: int) -> None:
         refuse("momentum", "at least 0 and below 1", config.momentum)
     if not 0 <= config.seed <= MAX_SEED:
         refuse("seed", f"from 0 to {MAX_SEED}", config.seed)
+
+
+def refuse_threads(threads: int | None) -> None:
+    """Refuses a number for `--threads` with which this system cannot start JAX or PyTorch."""
+    most = cores.count()
+    if threads is None:
+        return
+    if not 1 <= threads <= most:
+        refuse("threads", f"from 1 to {most}, as many as there are cores", threads)
+    if threads < most and not cores.can_choose():
+        refuse("threads", f"{most}, as {sys.platform} keeps no core idle", threads)
 
 
 def refuse_unless_writable(config: Any, *names: str) -> None:

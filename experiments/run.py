@@ -34,6 +34,7 @@ from rich.console import Console
 
 from experiments import (
     compile_cache,
+    cores,
     evaluation,
     files,
     options,
@@ -46,6 +47,7 @@ from experiments.manifest import differences, manifest
 from experiments.options import (
     DataOptions,
     FailedError,
+    OptionalInt,
     OptionalPath,
     UsageError,
     refuse,
@@ -102,6 +104,9 @@ class Config:
     """Number of devices that share each batch, at least 1."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
     """Platform to compute on; by default the one that JAX prefers."""
+    threads: OptionalInt = None
+    """Number of threads on the CPU, at least 1; by default one for each core, but only one where
+    there are two cores that lie so far apart that a second thread would cost time."""
     out: Path = Path("runs")
     """Directory in which the directory of the run is made."""
     resume: OptionalPath = None
@@ -155,7 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.summary:
             console.print(terminal.summary_table(model.placement, summary(model)))
             return options.OK
-        _start_jax(config.platform, config.devices)
+        threads = config.threads
+        if threads is None and config.platform in (None, "cpu") and config.devices == 1:
+            threads = _worthwhile_threads(config.resume, console)
+        _start_jax(config.platform, config.devices, threads or cores.count())
         one_cycle = config.schedule == "one_cycle"
         cycle = config.epochs * -(-TRAIN_SIZE // config.batch_size) if one_cycle else None  # steps
         rate = config.peak_learning_rate if one_cycle else config.learning_rate
@@ -178,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ready, splits = _made_ready(
                 programs, config.devices, config.data, config.dataset, console
             )
-            environment = manifest(digests(*splits))
+            environment = manifest(digests(*splits), threads=threads)
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
             state = _initial_state(ready, init_key, config.init_from, model, tx)
@@ -263,6 +271,9 @@ def check(config: Config) -> None:
     """
     refuse_unless_positive(config, "epochs", "devices")
     options.refuse_training(config, TRAIN_SIZE)
+    options.refuse_threads(config.threads)
+    if config.threads is not None and config.threads < config.devices:
+        refuse("threads", f"at least --devices {config.devices}", config.threads)
     if config.evaluation == "batch" and TEST_SIZE % config.batch_size == 1:
         refuse("batch_size", "such that no batch of test images has one", config.batch_size)
     if config.batch_size % config.devices:
@@ -271,8 +282,31 @@ def check(config: Config) -> None:
         refuse("dry_run", "given without --resume", config.dry_run)
 
 
-def _start_jax(platform: str | None, devices: int) -> None:
-    """Starts JAX on a platform with at least `devices` devices.
+def _worthwhile_threads(resume: Path | None, console: Console) -> int:
+    """The number of threads with which a run is fastest; a continued one keeps to what it had.
+
+    Args:
+      resume: the directory of a run to continue.
+      console: prints why, where a core is left out.
+
+    Raises:
+      FileError: the manifest of the run is damaged.
+    """
+    if cores.count() != 2:
+        return cores.count()
+    if resume is not None and (resume / run_directory.MANIFEST).exists():
+        return 1 if run_directory.read_manifest(resume)["starts"][-1]["threads"] == 1 else 2
+    if (nanoseconds := cores.far_apart()) is None:
+        return 2
+    console.print(
+        f"one thread, as a byte takes {nanoseconds:.0f} ns between the two cores and back "
+        "(--threads 2 starts two)"
+    )
+    return 1
+
+
+def _start_jax(platform: str | None, devices: int, threads: int) -> None:
+    """Starts JAX on a platform with at least `devices` devices, and with `threads` on the CPU.
 
     Raises:
       UsageError: this machine does not have them.
@@ -283,7 +317,8 @@ def _start_jax(platform: str | None, devices: int) -> None:
         with contextlib.suppress(RuntimeError):  # if JAX has started, its devices are fixed
             jax.config.update("jax_num_cpu_devices", devices)
     try:
-        found = len(jax.devices())
+        with cores.threads_made(threads):
+            found = len(jax.devices())
     except (RuntimeError, AssertionError):
         if platform:
             refuse("platform", "one that this machine has", platform)

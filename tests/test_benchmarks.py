@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from benchmarks import (
-    core_distance,
     epoch_time,
     jax_program,
     kernels,
@@ -28,7 +27,7 @@ from benchmarks import (
     whole_run,
 )
 from benchmarks.processes import Conditions, Finished, ProcessError
-from experiments import files, settings, terminal
+from experiments import cores, files, settings, terminal
 from mnist_jax import train
 from mnist_jax.data import Split
 from mnist_jax.model import PLACEMENTS
@@ -44,6 +43,7 @@ COMMANDS = (
     "benchmarks.torch_program",
     "benchmarks.whole_run",
 )
+OURS = {"mnist_jax", "mnist_jax as run"}
 QUIET = Conditions(0.5, 0.1, 0.0)
 HERE = {
     "packages": {"jaxlib": "0.10.2"},
@@ -151,7 +151,7 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_runs(
 
 def test_the_timed_programs_have_the_same_options():
     common = {field.name for field in program.Options.__dataclass_fields__.values()}
-    assert set(jax_program.Config.__dataclass_fields__) == common
+    assert set(jax_program.Config.__dataclass_fields__) == common | {"choose_threads"}
     assert set(torch_program.Config.__dataclass_fields__) == common | {"variant"}
 
 
@@ -391,6 +391,7 @@ def test_the_clock_divides_an_epoch_into_its_parts(monkeypatch):
         recalibrate=record("recalibrate", "state2"),
         evaluate=record("evaluate", Sums),
         multiply=record("multiply", None),
+        threads=2,
         compile_seconds=1.0,
         versions={},
     )
@@ -448,7 +449,7 @@ BEFORE = [row for row in TIMING["rows"] if row["placement"] == "before_fc1"]
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    monkeypatch.setattr(epoch_time, "all_threads", lambda: 2)
+    monkeypatch.setattr(cores, "count", lambda: 2)
 
 
 def test_ratios_are_of_medians_and_of_pairs():
@@ -468,6 +469,14 @@ def test_the_summary_names_the_fastest_peer(two_threads):
     assert list(epoch_time.same_time_lines(TIMING["rows"])) == [
         "after_fc1 / before_fc1, mnist_jax on 2 threads: 1.50 (in pairs 1.50 to 1.50)"
     ]
+
+
+def test_the_summary_tells_what_the_choice_of_threads_comes_to(two_threads):
+    chosen = row("mnist_jax as run", "before_fc1", 2, [1.0, 1.5, 2.1])
+    lines = list(epoch_time.summary_lines([*BEFORE, chosen]))
+    what = "as many as a run chooses take 0.75 of one thread's time, the slowest process 1.05"
+    assert lines[2] == what
+    assert "3.00 times as fast as the fastest PyTorch, pytorch compile" in lines[3]
 
 
 def test_times_with_distant_cores_are_told_apart():
@@ -537,8 +546,8 @@ def found(torch: bool, platform: str, monkeypatch) -> list[epoch_time.Program]:
     spec = object() if torch else None
     monkeypatch.setattr(epoch_time.importlib.util, "find_spec", lambda name: spec)
     monkeypatch.setattr(processes, "platform", lambda: platform)
-    monkeypatch.setattr(core_distance, "can_choose_cores", lambda: True)
-    monkeypatch.setattr(epoch_time, "all_threads", lambda: 2)
+    monkeypatch.setattr(cores, "can_choose", lambda: True)
+    monkeypatch.setattr(cores, "count", lambda: 2)
     variants = typing.get_args(torch_program.Variant)
     return epoch_time.programs(PLACEMENTS, variants, ["--epochs", "4"], terminal.console())
 
@@ -556,18 +565,19 @@ def test_before_and_after_run_next_to_each_other(monkeypatch):
 def test_a_variant_can_be_timed_alone(monkeypatch):
     found(True, "cpu", monkeypatch)
     programs = epoch_time.programs(("none",), ("eager",), [], terminal.console())
-    assert {each.name for each in programs} == {"mnist_jax", "pytorch eager"}
+    assert {each.name for each in programs} == {*OURS, "pytorch eager"}
 
 
 def test_programs_are_those_of_both_sides_on_one_core_and_on_all(monkeypatch, capsys):
     programs = found(True, "cpu", monkeypatch)
     assert capsys.readouterr().out == ""
-    assert len(set(programs)) == len(programs) == 3 * (2 + 3 * 2 + 1)
+    assert len(set(programs)) == len(programs) == 3 * (2 + 1 + 3 * 2 + 1)
     for each in programs:
         assert each.command[-2:] == ("--epochs", "4")
         words = " ".join(each.command)
         assert f"--placement {each.placement} --threads {each.threads}" in words
         assert ("torch_program" in words) == each.name.startswith("pytorch")
+        assert ("--choose-threads" in words) == (each.name == epoch_time.AS_RUN)
     loops = [each for each in programs if each.name == epoch_time.LOOP]
     assert {each.threads for each in loops} == {2}
 
@@ -578,7 +588,7 @@ def test_programs_are_those_of_both_sides_on_one_core_and_on_all(monkeypatch, ca
 )
 def test_ours_may_be_timed_alone(torch, platform, says, monkeypatch, capsys):
     programs = found(torch, platform, monkeypatch)
-    assert {each.name for each in programs} == {"mnist_jax"}
+    assert {each.name for each in programs} == (OURS if platform == "cpu" else {"mnist_jax"})
     assert {each.threads for each in programs} == ({1, 2} if platform == "cpu" else {2})
     assert says in capsys.readouterr().out
 
@@ -616,7 +626,7 @@ def test_every_program_runs_in_each_round_and_one_that_fails_is_left_out(
         return result_of([2.0, 1.0]), Finished([], 3.0, None, QUIET)
 
     monkeypatch.setattr(processes, "run_for_json", answer)
-    monkeypatch.setattr(core_distance, "in_a_process", lambda: None)
+    monkeypatch.setattr(cores, "distance", lambda: None)
     *before, timing = epoch_time.measure(programs, 4, 0, terminal.console())
     assert [each["conditions"]["repeats"] for each in (*before, timing)] == [1, 2, 3, 4]
     assert [len(each["conditions"]["order"]) for each in before] == [3, 6, 9]
@@ -636,7 +646,7 @@ def test_nothing_timed_is_a_failure(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(processes, "run_for_json", fail)
     monkeypatch.setattr(processes, "platform", lambda: "cpu")
-    monkeypatch.setattr(core_distance, "in_a_process", lambda: None)
+    monkeypatch.setattr(cores, "distance", lambda: None)
     file = tmp_path / "x.json"
     assert epoch_time.main(["--placement", "none", "--repeats", "1", "--json", str(file)]) == 1
     assert capsys.readouterr().err == "error: nothing could be timed\n"
@@ -646,7 +656,7 @@ def test_nothing_timed_is_a_failure(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("busy", [False, True])
 def test_what_was_measured_is_written_with_what_was_asked(busy, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(processes, "platform", lambda: "cpu")
-    monkeypatch.setattr(core_distance, "in_a_process", lambda: 100.0)
+    monkeypatch.setattr(cores, "distance", lambda: 100.0)
     beside = []
     monkeypatch.setattr(
         processes, "run_for_json", lambda _: (result_of([2.0, 1.0]), Finished([], 3.0, 1.0, QUIET))
@@ -662,34 +672,6 @@ def test_what_was_measured_is_written_with_what_was_asked(busy, monkeypatch, tmp
     assert conditions["beside_busy"] is busy and beside == [busy]
     assert all(row["epoch_seconds"] == [1.0, 1.0] for row in timing["rows"])
     assert all(row["core_distance_ns"] == [100.0, 100.0] for row in timing["rows"])
-
-
-# core_distance.
-
-
-@pytest.mark.skipif(not core_distance.can_choose_cores(), reason="threads stay on no core")
-def test_a_byte_goes_to_another_core_and_back():
-    here = os.sched_getaffinity(0)
-    nanoseconds = core_distance.round_trip_nanoseconds(turns=5)
-    assert nanoseconds is None if len(here) < 2 else nanoseconds > 0
-    assert os.sched_getaffinity(0) == here
-    measured = core_distance.in_a_process()
-    assert measured is None if len(here) < 2 else measured > 0
-
-
-def test_one_core_has_no_distance(monkeypatch, capsys):
-    monkeypatch.setattr(core_distance.os, "sched_getaffinity", lambda _: {0}, raising=False)
-    assert core_distance.main([]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
-
-
-def test_a_system_that_cannot_choose_cores_has_no_distance(monkeypatch, capsys):
-    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert core_distance.round_trip_nanoseconds() is core_distance.in_a_process() is None
-    assert core_distance.main([]) == 1
-    program.keep_to(program.threads())  # does nothing where all cores are to be used
-    assert program.threads() >= 1
 
 
 # whole_run.

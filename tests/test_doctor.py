@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CHECKS = [
     "versions",
     "devices",
-    "threads",
+    "cores",
     "compile options",
     "large sums",
     "kernels",

@@ -1,5 +1,6 @@
 """The command experiments.run: its lines, its files, and that a run continues to the same bits."""
 
+import contextlib
 import csv
 import json
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import small
 
-from experiments import files, options, run, run_directory
+from experiments import cores, files, options, run, run_directory
 from experiments.options import UsageError
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS, Split
@@ -206,6 +207,15 @@ def test_options_that_contradict_the_run_are_refused(given, message, data, direc
     assert resume(directory, *given) == 2
     assert message.format(directory) in capsys.readouterr().err
     assert contents(directory) == before
+
+
+def test_the_manifest_says_how_many_threads_there_were(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "count", lambda: 2)
+    monkeypatch.setattr(cores, "threads_made", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(cores, "far_apart", lambda: 460.0)
+    assert start(tmp_path, "--placement", "none", "--epochs", "1") == 0
+    manifest = files.read_json(tmp_path / "runs" / "none-seed0" / "manifest.json")
+    assert manifest["starts"][0]["threads"] == 1
 
 
 def test_other_data_are_refused_and_other_versions_named(data, directory, monkeypatch, capsys):

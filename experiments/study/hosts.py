@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from experiments.manifest import threads
+from experiments import cores
 from experiments.options import UsageError, refuse
 
 _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")  # Slurm's and Open MPI's number of a process
@@ -20,7 +20,7 @@ _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")  # Slurm's and Open MPI's numb
 def use_every_core() -> None:
     """Gives JAX, before it starts, a CPU device for each core, unless XLA_FLAGS sets a number."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", threads())
+        jax.config.update("jax_num_cpu_devices", cores.count())
 
 
 def number(host: int | None) -> int:
