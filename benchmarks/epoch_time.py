@@ -227,7 +227,7 @@ def measure(
                 what = f"{program.name}, {program.placement}, {program.threads} threads"
                 console.print(f"{what} is left out: {error}")
                 continue
-            if program.threads == cores.count():
+            if program.threads == cores.count() and program.name != AS_RUN:
                 versions = conditions.get("versions", {}) | result["conditions"]["versions"]
                 conditions = result["conditions"] | {"versions": versions}
             if distance is not None:

@@ -86,6 +86,13 @@ on one core, and large products were as fast at both distances. PyTorch takes lo
 cores are distant, by 12 to 27 %. Beside another process that computes at nice 19, two threads take
 0.94, 0.96 and 0.80 of the time of one thread beside it (medians of seven processes).
 
+`experiments.run` measures the distance when it starts, and starts one thread where it is 350 ns or
+more. In ten more rounds, beside two processes on fixed numbers of threads, six of its thirty
+processes met distant cores. Two met them from their start and took one thread's time (0.96 s after
+fc1, 1.11 s before it); the four others met them later and took 0.97, 0.97, 1.47 and 1.20 s. To keep
+both threads to one core from then on would not mend that: they take 1.04, 1.36 and 1.07 s on one
+core, where one thread takes 0.84, 1.11 and 0.95 s.
+
 Two threads are 3.13, 2.67 and 4.25 times as fast as the fastest PyTorch program over all processes
 (none, before_fc1, after_fc1). The aim was 3.5, 3.3 and 4.8, and no process slower than one thread.
 For that each thread would have to keep its arrays to itself. Two devices with half of each batch do

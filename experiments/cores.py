@@ -91,7 +91,8 @@ def far_apart() -> float | None:
 def distance(turns: int = TURNS) -> float | None:
     """How long a byte takes from the first core to the second and back, in nanoseconds.
 
-    Another process measures it, so that this one keeps its cores; both take about 30 ms.
+    Another process measures it, so that this one keeps its cores. This takes 0.06 s, most of it
+    to start Python.
 
     Args:
       turns: how often the byte goes there and back; the median counts.
