@@ -17,6 +17,7 @@ import pytest
 
 from experiments import compare, files
 from experiments.options import UsageError
+from experiments.page import contents
 from experiments.settings import PLAN, SETTINGS, Cell
 from experiments.study import directory as study_directory
 from experiments.study import hosts
@@ -332,8 +333,11 @@ def test_from_makes_tables_and_figures_of_files(command, whole, tmp_path, capsys
     first = made()
     assert {"tables/claims.md", "figures/curves.png", "figures/epoch_times.svg"} <= set(first)
     assert "mnist_jax (2 threads)" in first["tables/evidence.md"].decode()
+    (whole / "tables" / "rates.md").write_text("of a study that tried learning rates")
     assert command("--from", whole) == 0
     assert made() == first
+    assert all(content.strip() for content in first.values())
+    assert len(contents.read_study(whole).texts) == len(list((whole / "tables").iterdir()))
     assert f"written: {whole}" in capsys.readouterr().out
     json.loads(first["summary"])
     (whole / "timing.json").unlink()

@@ -271,6 +271,10 @@ def test_a_studys_markdown_becomes_tables_and_its_markup_text():
     assert parts.values("td", "data-column") == ["name", "n"]
 
 
+def test_an_empty_text_renders_as_nothing():
+    assert contents.render(b"\n") == ""
+
+
 def test_a_study_shows_claims_first_and_of_each_figure_the_smaller_file(tmp_path):
     for folder in ("tables", "figures"):
         (tmp_path / folder).mkdir()

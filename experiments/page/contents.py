@@ -226,12 +226,13 @@ def render(markdown: bytes) -> Markup:
     parser.disable(["image", "link", "autolink", "html_block", "html_inline"])
     tokens = parser.parse(markdown.decode(errors="replace"))
     table, columns, cell = None, [], 0
-    for token, inner in zip(tokens, [*tokens[1:], None], strict=True):
+    for i, token in enumerate(tokens):
         if token.type == "table_open":
             table, columns = token, []
         elif token.type == "tr_open":
             cell = 0
-        elif token.type in ("th_open", "td_open") and table and inner:
+        elif token.type in ("th_open", "td_open") and table:
+            inner = tokens[i + 1]
             # How a column is aligned comes as a style, and the page's policy forbids styles.
             token.attrs = {"class": "number"} if "style" in token.attrs else {}
             if token.type == "th_open":

@@ -56,7 +56,11 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
     with writing(directory):
         (directory / TABLES).mkdir(exist_ok=True)
         for name, text in markdown.items():
-            files.write_whole(directory / TABLES / f"{name}.md", f"{text}\n".encode())
+            path = directory / TABLES / f"{name}.md"
+            if text:
+                files.write_whole(path, f"{text}\n".encode())
+            else:  # nothing to show, though there may have been before
+                path.unlink(missing_ok=True)
         summary = json.dumps(analysis.summary(tables), indent=1)
         files.write_whole(directory / SUMMARY, f"{summary}\n".encode())
         (directory / FIGURES).mkdir(exist_ok=True)
