@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from simulated import answers, labels, study, timing
 
 from experiments import analysis, figures, published
 from experiments.figures import study as study_figures
+from experiments.figures import style
 from mnist_jax.model import PLACEMENTS
 
 CONFUSION = np.diag([970] * 10) + np.eye(10, k=1, dtype=int) * 12
@@ -98,6 +100,15 @@ def test_a_whole_study_is_drawn(tmp_path):
     names = draw(tmp_path / "figures", study(3, variants=("report", "mnist")), everything=True)
     also = ("block", "per_class", "confusion", "epoch_times")
     assert names == {f"{name}.{suffix}" for name in (*ALWAYS, *also) for suffix in ("png", "svg")}
+
+
+def test_a_single_epoch_can_be_seen():
+    assert style.marker_of([98.7]) == "." and style.marker_of([98.7, 98.8]) == ""
+    axes = Figure().subplots()
+    axes.plot([1], [98.7], ".")
+    style.epochs_axis(axes)
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):

@@ -260,7 +260,7 @@ def test_a_history_with_nan_is_json_all_the_same(split):
 def test_a_studys_markdown_becomes_tables_and_its_markup_text():
     html = contents.render(
         b"# <b>x</b>\n\n[a](javascript:alert(1)) ![b](http://example.org/c.png)\n\n"
-        b"| name | n |\n| --- | ---: |\n| <i>a</i> | 1 |\n"
+        b"| name | n |\n| :--- | ---: |\n| <i>a</i> | 1 |\n"
     )
     parts = Parts(str(html))
     assert {tag for tag, _ in parts.elements} == {

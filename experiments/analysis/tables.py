@@ -240,7 +240,7 @@ def to_markdown(tables: Tables) -> dict[str, str]:
       empty string.
     """
     return {
-        "rank": "\n".join(_rank_sentence(name, rank) for name, rank in tables.ranks.items())
+        "rank": "\n\n".join(_rank_sentence(name, rank) for name, rank in tables.ranks.items())
         or "The reproduction needs at least two seeds.",
         "reproduction": _reproduction_markdown(tables.numbers),
         **{name: _markdown(getattr(tables, name), formats) for name, formats in _SHOWN.items()},

@@ -24,6 +24,7 @@ from experiments.figures.style import (
     draw_confusion,
     epochs_axis,
     legend_line,
+    marker_of,
     metric_axis,
     save,
     styled,
@@ -102,7 +103,8 @@ def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
                     wide = rows.pivot(index="epoch", columns="seed", values=metric).sort_index()
                     low, middle, high = np.nanquantile(wide, (0.025, 0.5, 0.975), axis=1)
                     axes.fill_between(wide.index, low, high, color=look.colour, alpha=0.25, lw=0)
-                    axes.plot(wide.index, middle, style, color=look.colour, linewidth=1.4)
+                    line = {"linewidth": 1.4, "marker": marker_of(middle)}
+                    axes.plot(wide.index, middle, style, color=look.colour, **line)
                     reported = published.HISTORY.get(placement, ())
                     axes.plot(
                         [epoch.epoch for epoch in reported],
@@ -242,7 +244,8 @@ def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> N
                     low, middle, high = np.nanquantile(wide, (0.025, 0.5, 0.975), axis=1)
                     colour = EVALUATION_COLOURS[kind]
                     axes.fill_between(wide.index, low, high, color=colour, alpha=0.3, lw=0)
-                    axes.plot(wide.index, middle, color=colour, linewidth=1.4)
+                    line = {"linewidth": 1.4, "marker": marker_of(middle)}
+                    axes.plot(wide.index, middle, color=colour, **line)
                     shown += [*low, *high]
                 reported = published.HISTORY[placement]
                 axes.plot(
@@ -289,7 +292,8 @@ def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
         for arm, look in _arm_looks(runs).items():
             mine = runs[(runs["variant"] == arm.variant) & (runs["placement"] == arm.placement)]
             error = 100 - mine.groupby("epoch")["test_accuracy_percent"].mean()
-            errors.plot(error.index, error, look.line, color=look.colour, label=look.label)
+            line = {"color": look.colour, "marker": marker_of(error)}
+            errors.plot(error.index, error, look.line, label=look.label, **line)
         errors.set_yscale("log")
         ticks = [0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 50]
         errors.yaxis.set_major_locator(FixedLocator(ticks))

@@ -5,6 +5,7 @@ Universal Design, 2008), one marker and one line style everywhere, and so reads 
 """
 
 import io
+from collections.abc import Sized
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -61,8 +62,13 @@ def styled() -> AbstractContextManager[None]:
 
 def epochs_axis(axes: Axes) -> None:
     """Puts whole epochs along the bottom."""
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
+
+
+def marker_of(points: Sized) -> str:
+    """The marker of a line that has none: a dot if a single point is all there is to see."""
+    return "." if len(points) == 1 else ""
 
 
 def metric_axis(axes: Axes, what: str, values: ArrayLike) -> None:

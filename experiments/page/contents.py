@@ -234,7 +234,8 @@ def render(markdown: bytes) -> Markup:
         elif token.type in ("th_open", "td_open") and table:
             inner = tokens[i + 1]
             # How a column is aligned comes as a style, and the page's policy forbids styles.
-            token.attrs = {"class": "number"} if "style" in token.attrs else {}
+            right = "right" in str(token.attrs.get("style", ""))
+            token.attrs = {"class": "number"} if right else {}
             if token.type == "th_open":
                 columns.append(inner.content)
             else:
