@@ -31,6 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import jax
 import numpy as np
 import safetensors.numpy
@@ -94,8 +95,15 @@ class Ended(NamedTuple):
     err: str
 
 
-def command(*words: str | Path, kill_after: float | None = None, cache: Path) -> Ended:
-    """Runs Python with these words, and kills it after `kill_after` seconds."""
+def command(*words: str | Path, kill_at: float | str | None = None, cache: Path) -> Ended:
+    """Runs Python with these words.
+
+    Args:
+      words: the command line after `python`.
+      kill_at: the process is killed this many seconds after its start, or as soon as its output
+        contains this text; None lets it end.
+      cache: the user's cache directory.
+    """
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
@@ -105,11 +113,13 @@ def command(*words: str | Path, kill_after: float | None = None, cache: Path) ->
             cwd=ROOT,
             env=environment,
         )
-        try:
-            process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        while process.poll() is None:
+            try:
+                process.wait(0.01 if isinstance(kill_at, str) else kill_at)
+            except subprocess.TimeoutExpired:
+                said = os.pread(out.fileno(), 2**20, 0).decode(errors="replace")
+                if not isinstance(kill_at, str) or kill_at in said:
+                    process.kill()
         out.seek(0), err.seek(0)
         return Ended(process.returncode, out.read(), err.read())
 
@@ -217,9 +227,11 @@ def kill_until_done(
     root: Path,
     cache: Path,
     whole: dict[str, Any],
-    moments: Iterator[float],
+    moments: Iterator[float | str],
 ) -> int:
-    """Kills a work at these seconds after each start, until it has ended by itself.
+    """Kills a work at these moments of each start, until it has ended by itself.
+
+    A moment is what `command` takes as `kill_at`.
 
     Returns:
       How many kills it took.
@@ -227,7 +239,7 @@ def kill_until_done(
     kills, printed = 0, []
     while True:
         words = work.proceed(root) or work.begin(root)
-        ended = command(*words, kill_after=next(moments, None), cache=cache)
+        ended = command(*words, kill_at=next(moments, None), cache=cache)
         repeated = set(printed).intersection(fresh := printed_epochs(ended.out))
         expect(not repeated, f"{work.name}: trained again: {sorted(repeated)}")
         printed += fresh
@@ -255,9 +267,11 @@ def kills(count: int, rng: np.random.Generator, root: Path) -> Outcome:
         while done < wanted:
             # Two in three of all starts are killed before they would have ended.
             moments = (rng.uniform(0, 1.5 * seconds) for _ in range(wanted - done))
+            fresh, killed = folder / str(completed + len(failures)), 1  # a failure counts as a kill
             with collecting(failures):
-                done += kill_until_done(work, folder / str(done), cache, whole, moments)
+                killed = kill_until_done(work, fresh, cache, whole, moments)
                 completed += 1
+            done += killed
     return Outcome(done, failures, f"{completed} works completed")
 
 
@@ -282,7 +296,7 @@ def preparation(count: int, rng: np.random.Generator, root: Path) -> Outcome:
     done, after = 0, 0
     while done < count:
         folder = root / "killed"
-        ended = command(*PREPARE, folder, kill_after=rng.uniform(0, 1.2 * seconds), cache=root)
+        ended = command(*PREPARE, folder, kill_at=rng.uniform(0, 1.2 * seconds), cache=root)
         if ended.status == -signal.SIGKILL:
             done += 1
             if done < count and rng.random() < 0.5:
@@ -442,15 +456,21 @@ def damage(count: int, rng: np.random.Generator, root: Path) -> Outcome:
     seen = {"refused": 0, "mended or of no effect": 0}
     with prepared_victims(root) as prepared:
         for kind in (victims(root), prepared):
-            _damage(kind, count // 2, root, failures, seen)
+            _damage(kind, max(1, count // 2), int(rng.integers(2**32)), root, failures, seen)
     return Outcome(sum(seen.values()) + len(failures), failures, told(seen))
 
 
 def _damage(
-    kind: list[Victim], count: int, root: Path, failures: list[str], seen: dict[str, int]
+    kind: list[Victim],
+    count: int,
+    seed: int,
+    root: Path,
+    failures: list[str],
+    seen: dict[str, int],
 ) -> None:
     expected = {victim: victim.read(copied(victim, root / "good")) for victim in kind}
 
+    @hypothesis.seed(seed)
     @settings(
         max_examples=count,
         deadline=None,
@@ -596,7 +616,7 @@ def two_at_once(count: int, rng: np.random.Generator, root: Path) -> Outcome:
                 expect(all(one.status == 0 for one in ended), f"{what}: {ended}")
             else:
                 work, whole = (run, whole_run) if what == "continued run" else (study, whole_study)
-                command(*work.begin(out), kill_after=0.7 * seconds, cache=cache)
+                command(*work.begin(out), kill_at=0.7 * seconds, cache=cache)
                 words = work.proceed(out) or work.begin(out)
                 ended = both(words, words)
                 refused = [one for one in ended if one.status]

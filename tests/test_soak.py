@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,10 +35,28 @@ def unbroken(cache, tmp_path_factory):
 
 @pytest.mark.parametrize("name", WORKS)
 def test_what_is_killed_is_continued_to_the_same_bytes(name, unbroken, cache, tmp_path):
-    whole, seconds = unbroken[name]
-    moments = iter([0.7 * seconds])
-    soak.kill_until_done(WORKS[name], tmp_path, cache, whole, moments)
-    assert next(moments, None) is None
+    whole, _ = unbroken[name]
+    after_the_first_epoch = iter(["accuracy"])
+    assert soak.kill_until_done(WORKS[name], tmp_path, cache, whole, after_the_first_epoch) == 1
+
+
+def test_kills_are_counted_once_and_each_work_has_a_directory_of_its_own(monkeypatch, rng):
+    """Where a work ends before it is killed, and where a case fails."""
+    outcomes = [0, 2, soak.FailedCaseError("x"), 1]
+    directories = []
+
+    def kill_until_done(work, root, cache, whole, moments):
+        directories.append(root)
+        outcome = outcomes[(len(directories) - 1) % len(outcomes)]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(soak, "unbroken", lambda *_: ({}, 1.0))
+    monkeypatch.setattr(soak, "kill_until_done", kill_until_done)
+    outcome = soak.kills(12, rng, Path("root"))
+    assert len(set(directories)) == len(directories)
+    assert (outcome.cases, len(outcome.failures)) == (12, 3)
 
 
 @pytest.fixture
@@ -93,6 +112,7 @@ def test_damage_is_found_out(tmp_path, rng):
     outcome = soak.damage(30, rng, tmp_path)
     assert outcome.failures == []
     assert outcome.cases >= 20
+    assert int(outcome.seen.split(" refused")[0]) >= 5, outcome.seen
 
 
 def test_malformed_weights_are_refused(tmp_path, rng):
