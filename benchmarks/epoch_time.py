@@ -45,7 +45,6 @@ if __name__ == "__main__":
 import importlib.util
 import itertools
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, get_args
@@ -453,4 +452,4 @@ def _find(rows: Sequence[Row], program: str, threads: int) -> Row | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

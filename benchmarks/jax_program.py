@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
     stopping.end_at_once()
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 
 from benchmarks import program
 from benchmarks.program import Side
-from experiments import cores, settings
+from experiments import cores, options, settings
 from mnist_jax import train as training
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
@@ -149,4 +148,4 @@ def multiply(size: int, times: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

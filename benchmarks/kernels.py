@@ -117,7 +117,6 @@ if __name__ == "__main__":
 
 import functools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -330,4 +329,4 @@ def _cell(microseconds: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

@@ -22,7 +22,6 @@ import contextlib
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -179,4 +178,4 @@ def draw(driver: Any) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

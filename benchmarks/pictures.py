@@ -12,8 +12,12 @@ Conditions. The accuracies depend on the networks and the images, not on the mac
 images one image is 0.1 %.
 """
 
+if __name__ == "__main__":
+    from experiments import stopping
+
+    stopping.end_at_once()
+
 import io
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -239,4 +243,4 @@ MAKERS: dict[str, Maker] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

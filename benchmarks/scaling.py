@@ -20,7 +20,6 @@ if __name__ == "__main__":
     stopping.end_at_once()
 
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
@@ -165,4 +164,4 @@ def tables(seconds: Mapping[Setting, Sequence[float]]) -> Iterator[Table]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

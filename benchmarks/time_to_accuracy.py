@@ -34,7 +34,6 @@ if __name__ == "__main__":
 
 import importlib.util
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
@@ -346,4 +345,4 @@ def _cell(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

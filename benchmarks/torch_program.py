@@ -21,7 +21,6 @@ if __name__ == "__main__":
     stopping.end_at_once()
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -32,7 +31,7 @@ import numpy as np
 
 from benchmarks import program
 from benchmarks.program import Side, Sums
-from experiments import cores, settings
+from experiments import cores, options, settings
 from experiments.options import UsageError
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import Placement
@@ -186,4 +185,4 @@ def every_rate(peak: float, steps: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

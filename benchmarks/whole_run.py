@@ -42,7 +42,6 @@ if __name__ == "__main__":
 import importlib.util
 import re
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -259,4 +258,4 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

@@ -279,4 +279,4 @@ def _report(source: Path, directory: Path, timing: dict[str, Any] | None, consol
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

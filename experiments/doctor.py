@@ -238,4 +238,4 @@ def _to_be_made(what: str, directory: Path, use: str, other: str) -> Finding:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

@@ -1,6 +1,7 @@
 """What all commands share: options, errors in one line, exit statuses."""
 
 import contextlib
+import gc
 import io
 import os
 import re
@@ -231,6 +232,26 @@ def run_command(
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {where}{error.strerror or error}", USAGE)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process of a command at once.
+
+    When a signal has ended the command, the threads of XLA may still compute the epoch that was
+    under way. If the interpreter were taken apart meanwhile, they could crash: a study that was
+    asked to end once ended with a segmentation fault. When the command has ended by itself, Python
+    would look for garbage among all objects, which takes 0.2 s with those of JAX.
+
+    Args:
+      status: the exit status of `run_command`.
+    """
+    if status > 128:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    gc.freeze()
+    sys.exit(status)
 
 
 def _has_device() -> bool:

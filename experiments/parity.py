@@ -25,7 +25,6 @@ if __name__ == "__main__":
 
 import importlib.metadata
 import importlib.util
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
@@ -432,4 +431,4 @@ def _largest(differences: Sequence[Difference]) -> Difference:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

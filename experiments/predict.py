@@ -15,7 +15,6 @@ if __name__ == "__main__":
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -236,4 +235,4 @@ def _as_csv(answers: Sequence[Answer]) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -647,4 +646,4 @@ def _is_the_reports(described: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())

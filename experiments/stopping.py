@@ -3,9 +3,7 @@
 This module imports nothing that takes long, so that a command can import it before the rest.
 """
 
-import atexit
 import contextlib
-import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -27,12 +25,7 @@ class Stopped(BaseException):
 
 
 def end_at_once() -> None:
-    """Makes the process end at once, when its work is done and when a signal asks for it.
-
-    While a command imports its modules, a signal ends it with one line. At its end Python would
-    look for garbage among all objects, which takes 0.2 s with those of JAX.
-    """
-    atexit.register(gc.freeze)
+    """Makes a signal end the process at once, with one line, while it imports its modules."""
 
     def end(number: int, _: object) -> NoReturn:
         os.write(2, b"interrupted\n")

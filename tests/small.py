@@ -63,4 +63,6 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from experiments import options
+
+    options.leave(main(sys.argv[1:]))

@@ -116,15 +116,29 @@ def test_a_signal_ends_a_command_at_any_moment(name):
     body = f"import os; os.kill(os.getpid(), {int(number)})"
     importing = f"from experiments import stopping; stopping.end_at_once(); {body}"
     working = (
-        "import sys; from experiments import options\n"
+        "from experiments import options\n"
         f"def work():\n    {body}\n    return 0\n"
-        "sys.exit(options.run_command(work))"
+        "options.leave(options.run_command(work))"
     )
     for code in (importing, working):
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
         )
         assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
+
+
+@pytest.mark.parametrize(("status", "exits"), [(0, True), (1, True), (2, True), (143, False)])
+def test_only_after_a_signal_the_interpreter_is_not_taken_apart(status, exits):
+    """XLA's threads may still compute then; what was printed is there all the same."""
+    code = (
+        "import atexit; from experiments import options\n"
+        "atexit.register(print, 'taken apart')\n"
+        "print('printed')\n"
+        f"options.leave({status})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert done.stdout == "printed\n" + "taken apart\n" * exits
 
 
 @pytest.mark.parametrize("platform", ["cuda", "abacus"])

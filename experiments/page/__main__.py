@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
     stopping.end_at_once()  # before the imports that follow, which take a second
 
-import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,4 +97,4 @@ def dataset_of(runs: Sequence[Run]) -> DatasetName:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options.leave(main())
