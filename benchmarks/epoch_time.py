@@ -22,9 +22,9 @@ as a browser or an indexer may do. The programs are
 
 Conditions. Each time is recorded together with the load average of the minute before; how many CPUs
 other processes kept busy meanwhile, and how many the host of a virtual machine withheld; how many
-CPUs the program itself used while it trained, which is close to 1 if two threads take turns on one
-core; and how long a byte takes from one core to another (`benchmarks.core_distance`), measured
-before and after, of which the larger number counts.
+threads and CPUs the program itself used while it trained, of which the CPUs are close to 1 if two
+threads take turns on one core; and how long a byte takes from one core to another
+(`benchmarks.core_distance`), measured before and after, of which the larger number counts.
 
 Output. A table for each placement has the median over the processes, their range, and the ratio of
 medians to mnist_jax on as many threads. Below it stand the ratio to the fastest PyTorch program on
@@ -72,13 +72,12 @@ EACH = (  # the names of a row's lists, which have an item for each process
     "cpus",
     "matrix_product_gflops",
     "peak_memory_mib",
+    "threads_used",
     "load_average",
     "other_cpus",
     "stolen_cpus",
     "core_distance_ns",
 )
-
-DISTANT = 1.5  # times the smallest distance of two cores: from there on they count as distant
 
 Row = dict[str, Any]  # one program, placement and number of threads, with the lists named in EACH
 
@@ -217,7 +216,6 @@ def measure(
         for _, program in of_round:
             if program in failed:
                 continue
-            distance = cores.distance()
             try:
                 result, finished = processes.run_for_json(program.command)
             except ProcessError as error:
@@ -229,12 +227,9 @@ def measure(
             if program.threads == cores.count() and program.name != AS_RUN:
                 versions = conditions.get("versions", {}) | result["conditions"]["versions"]
                 conditions = result["conditions"] | {"versions": versions}
-            if distance is not None:
-                distance = max(distance, cores.distance() or 0)
             row = rows.setdefault(program, _empty(program))
             for name, value in values_of(result, finished).items():
                 row[name].append(value)
-            row["core_distance_ns"].append(distance)
             console.print(
                 f"{number}/{repeats} {program.placement} {program.name}, {program.threads} "
                 f"threads: {row['epoch_seconds'][-1]:.2f} s"
@@ -271,6 +266,7 @@ def values_of(result: Mapping[str, Any], finished: Finished) -> dict[str, float 
         "cpus": statistics.median(row["cpu_seconds"] / row["seconds"] for row in others),
         "matrix_product_gflops": result["matrix_product_gflops"],
         "peak_memory_mib": finished.peak_memory_mib,
+        "threads_used": result["conditions"]["threads"],
         **finished.conditions._asdict(),
     }
 
@@ -402,9 +398,8 @@ def same_time_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 def distance_lines(rows: Sequence[Row]) -> Iterator[str]:
     """Lines that tell the times with near cores from those with distant ones, where both occur."""
-    known = [ns for row in rows for ns in row["core_distance_ns"] if ns is not None]
-    for row in rows if known else ():
-        limit = DISTANT * min(known)
+    limit = cores.DISTANT
+    for row in rows:
         pairs = list(zip(row["core_distance_ns"], row["epoch_seconds"], strict=True))
         near = [seconds for ns, seconds in pairs if ns is not None and ns < limit]
         distant = [seconds for ns, seconds in pairs if ns is not None and ns >= limit]
@@ -412,7 +407,7 @@ def distance_lines(rows: Sequence[Row]) -> Iterator[str]:
             yield (
                 f"{row['program']}, {row['placement']}: {statistics.median(near):.2f} s in "
                 f"{len(near)} processes with near cores, {statistics.median(distant):.2f} s in "
-                f"{len(distant)} with distant ones ({limit:.0f} ns and more), "
+                f"{len(distant)} with distant ones ({limit} ns and more), "
                 f"{statistics.median(distant) / statistics.median(near) - 1:+.0%}"
             )
 

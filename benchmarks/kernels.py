@@ -48,8 +48,8 @@ Dropped
   the loop run one after another, because XLA gives them the same memory.
 - Products by Eigen instead of YNNPACK, oneDNN, and another scheduler of XLA's operations change the
   time by less than 2 %, or lengthen it.
-- Two CPU devices that share each batch are slower than two threads of one device; the times are in
-  `mnist_jax.parallel.over_batch`.
+- Two CPU devices, over which XLA divides each batch, are slower than two threads of one device; the
+  times are in `mnist_jax.parallel.over_batch`.
 - To put off conv2's weight gradient until conv1's is ready, so that each core has one, saves 9 %
   with the whole batch and costs 10 % with halves.
 - conv1's weight gradient as a sum of products over six parts of its columns takes a third less, but
@@ -84,20 +84,25 @@ so the cores may have moved in between. The load average was 1.1 to 1.9, all of 
 own, and other processes used no CPU. The threads used 1.6 to 1.8 CPUs, so they did not take turns
 on one core, and large products were as fast at both distances. PyTorch takes longer too where the
 cores are distant, by 12 to 27 %. Beside another process that computes at nice 19, two threads take
-0.94, 0.96 and 0.80 of the time of one thread beside it (medians of seven processes).
+0.94, 0.96 and 0.80 of the time of one thread beside it (medians of seven processes); two, two and
+three of the seven were slower than one thread, by at most 24, 34 and 21 %. That was measured before
+a run chose its number of threads.
 
 `experiments.run` measures the distance when it starts, and starts one thread where it is 350 ns or
 more. In ten more rounds, beside two processes on fixed numbers of threads, six of its thirty
-processes met distant cores. Two met them from their start and took one thread's time (0.96 s after
-fc1, 1.11 s before it); the four others met them later and took 0.97, 0.97, 1.47 and 1.20 s. To keep
-both threads to one core from then on would not mend that: they take 1.04, 1.36 and 1.07 s on one
-core, where one thread takes 0.84, 1.11 and 0.95 s.
+processes met distant cores, five by the measurement and a sixth by its time. Two met them from
+their start and took one thread's time (0.96 s after fc1, 1.11 s before it); the four others met
+them later and took 0.97, 0.97, 1.47 and 1.20 s. In the last of these rounds another process kept a
+core busy beside two of the processes on one thread. To keep both threads to one core from then on
+would not mend that: they take 1.04, 1.36 and 1.07 s on one core, where one thread takes 0.84, 1.11
+and 0.95 s.
 
 Two threads are 3.13, 2.67 and 4.25 times as fast as the fastest PyTorch program over all processes
 (none, before_fc1, after_fc1). The aim was 3.5, 3.3 and 4.8, and no process slower than one thread.
-For that each thread would have to keep its arrays to itself. Two devices with half of each batch do
-so: in version 0.1 an epoch took 0.60, 0.88 and 0.82 s on them with distant cores, which is better
-there and worse where cores are near, as each exchange takes 58 us. Workers that are kept to a core
+For that each thread would have to keep its arrays to itself. Two devices with half of each batch
+did so in version 0.1, where the code of the network exchanged features and gradients itself: an
+epoch took 0.60, 0.88 and 0.82 s on them with distant cores, which is better there and worse where
+cores are near, as each exchange takes 58 us. Workers that are kept to a core
 each change nothing with nothing else running (0.88 s, and 0.90 s without it, before_fc1, five
 processes each in turn). Beside a busy process they shorten an epoch without a block and lengthen
 one with the block after fc1.

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from benchmarks import processes
 from experiments import options
 from experiments.options import UsageError
 
@@ -88,8 +89,8 @@ def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
     if programs is None:
         raise RuntimeError("neither Chromium nor its driver is installed")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = programs[0]
+        chosen = webdriver.ChromeOptions()
+        chosen.binary_location = programs[0]
         for argument in (
             "headless=new",
             *(["no-sandbox"] if os.geteuid() == 0 else []),
@@ -103,9 +104,9 @@ def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
             f"window-size={width},{height}",
             f"user-data-dir={profile}",
         ):
-            options.add_argument(f"--{argument}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+            chosen.add_argument(f"--{argument}")
+        chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options=chosen, service=webdriver.ChromeService(programs[1]))
         try:
             yield driver
         finally:
@@ -149,7 +150,8 @@ def measure(page: Path) -> None:
         times = draw(driver)
         version = driver.capabilities["browserVersion"]
     print(f"{page}: {page.stat().st_size / 1e6:.2f} MB, {networks} networks; Chromium {version}")
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    if (load := processes.load_average()) is not None:
+        print(f"load average {load:.1f} on {os.cpu_count()} processors")
     print(f"opens in {np.median(openings):.2f} s, median of {OPENINGS}")
     for name, text in (("answered", "move to answers"), ("shown", "move to their frame")):
         values = np.array([entry[name] for entry in times])

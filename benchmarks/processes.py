@@ -1,8 +1,8 @@
 """Runs programs in fresh processes and in random order, and records what else the machine did.
 
 A time means little without the state of the machine on which it was taken. So the load average of
-the minute before each process is recorded, and how many CPUs other processes kept busy while it
-ran. A value that the operating system does not tell is None.
+the minute before each process is recorded, how many CPUs other processes kept busy while it ran,
+and how far apart the cores were. A value that the operating system does not tell is None.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from experiments import cores
 
 ROOT = Path(__file__).parents[1]
 # A process that computes until the process that started it ends, however that ends.
@@ -40,6 +42,7 @@ class Conditions(NamedTuple):
     load_average: float | None  # of the minute before the process started
     other_cpus: float | None  # CPUs that other processes kept busy, on average
     stolen_cpus: float | None  # CPUs that the host of a virtual machine withheld, on average
+    core_distance_ns: float | None  # the larger of the distances before and after the process
 
 
 class Finished(NamedTuple):
@@ -94,6 +97,7 @@ def run(command: Sequence[str]) -> Finished:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     load = load_average()
+    distance = cores.distance()
     before = _cpu_seconds()
     with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
@@ -117,15 +121,18 @@ def run(command: Sequence[str]) -> Finished:
             errors.seek(0)
             said = errors.read().strip().splitlines()
             raise ProcessError(said[-1] if said else f"exit status {process.returncode}")
+    after = _cpu_seconds()
     other = stolen = memory = None
     if usage is not None:
         # In bytes on macOS, in KiB elsewhere.
         memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        if before is not None and (after := _cpu_seconds()) is not None:
+        if before is not None and after is not None:
             own = usage.ru_utime + usage.ru_stime
             other = max(0.0, (after[0] - before[0] - own) / seconds)
             stolen = (after[1] - before[1]) / seconds
-    return Finished(lines, seconds, memory, Conditions(load, other, stolen))
+    if distance is not None:
+        distance = max(distance, cores.distance() or 0)
+    return Finished(lines, seconds, memory, Conditions(load, other, stolen, distance))
 
 
 def run_for_json(command: Sequence[str]) -> tuple[dict[str, Any], Finished]:

@@ -8,10 +8,10 @@ and recorded. A process trains one epoch to warm up and then `--epochs` more; it
 of those. A cell of the tables has the median over the processes, and the images trained on in a
 second.
 
-Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
-how many CPUs others kept busy meanwhile are recorded beside its time. The number of threads is the
-number of cores that the process is kept to. If that is impossible, or JAX computes on another
-device than the CPU, there is one column.
+Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process, how
+many CPUs others kept busy meanwhile, and the distance of the cores are recorded beside its time.
+The number of threads is the number of cores that the process is kept to. If that is impossible, or
+JAX computes on another device than the CPU, there is one column.
 """
 
 if __name__ == "__main__":

@@ -19,12 +19,15 @@ The recomputation counts as training time.
 
 Seconds are those of the training epochs, without compilation, evaluation and the loading of data.
 The seeds run one after another, ten in a process, and the processes in a random order, drawn from
-`--seed` and recorded. The first seed of a process is timed without an epoch to warm up.
+`--seed` and recorded. So the ten seeds that PyTorch trains by default share one process, and 100 of
+ours are ten processes. The first seed of a process is timed without an epoch to warm up.
 
-Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
-how many CPUs others kept busy meanwhile are recorded beside its times.
+Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process, how
+many CPUs others kept busy meanwhile, and the distance of the cores are recorded beside its times.
 
 Output. The means of accuracy and seconds, with their 95 % intervals (Student's t over the seeds).
+The interval of the seconds is too narrow where something slowed a whole process, because it takes
+the seeds of one process for independent.
 """
 
 if __name__ == "__main__":

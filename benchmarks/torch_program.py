@@ -112,24 +112,29 @@ def ready(
             images = images.contiguous(memory_format=torch.channels_last)
         return images, labels
 
-    def in_file_order(split: Split, at_once: int) -> torch_report.Batches:
-        if variant == "dataloader":
-            return DataLoader(torch_report.OneByOne(split, pixels), at_once)
-        images, labels = in_memory(split)
+    def in_file_order(
+        parts: tuple[torch.Tensor, torch.Tensor], at_once: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        images, labels = parts
         return list(zip(images.split(at_once), labels.split(at_once), strict=True))
 
+    train_batches: torch_report.Batches
+    test_batches: torch_report.Batches
     if variant == "dataloader":
-        loader = DataLoader(torch_report.OneByOne(train, pixels), batch_size, shuffle=True)
+        one_by_one = torch_report.OneByOne(train, pixels)
+        loader = DataLoader(one_by_one, batch_size, shuffle=True)
+        train_batches = DataLoader(one_by_one, batch_size)
+        test_batches = DataLoader(torch_report.OneByOne(test, pixels), settings.TEST_BATCH_SIZE)
 
         def shuffled() -> torch_report.Batches:
             return loader
     else:
         images, labels = in_memory(train)
+        train_batches = in_file_order((images, labels), batch_size)
+        test_batches = in_file_order(in_memory(test), settings.TEST_BATCH_SIZE)
 
         def shuffled() -> torch_report.Batches:
             return torch_report.in_order(images, labels, torch.randperm(size), batch_size)
-
-    test_batches = in_file_order(test, settings.TEST_BATCH_SIZE)
 
     def start(seed: int) -> Started:
         model = torch_report.build(placement, seed)
@@ -155,8 +160,7 @@ def ready(
         return state, sums
 
     def recalibrate(state: Started) -> Started:
-        batches = in_file_order(train, batch_size)
-        return state._replace(network=torch_report.recalibrated(state.model, batches))
+        return state._replace(network=torch_report.recalibrated(state.model, train_batches))
 
     def multiply(size: int, times: int) -> None:
         ones = torch.ones(size, size)

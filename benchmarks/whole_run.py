@@ -17,8 +17,8 @@ The process of PyTorch also imports our own packages, JAX among them, for option
 time of these imports alone is measured in each round, and its median is subtracted from PyTorch's
 whole times in the table.
 
-Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process and
-how many CPUs others kept busy meanwhile are recorded beside its time.
+Conditions. As in `benchmarks.epoch_time`, the load average of the minute before each process, how
+many CPUs others kept busy meanwhile, and the distance of the cores are recorded beside its time.
 
 Output. The table has the median and the range of the seconds from start to exit, the medians of the
 seconds that the ten epochs do not account for and of those until the line of the first epoch, and

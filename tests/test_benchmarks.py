@@ -37,6 +37,7 @@ COMMANDS = (
     "benchmarks.epoch_time",
     "benchmarks.jax_program",
     "benchmarks.kernels",
+    "benchmarks.page_latency",
     "benchmarks.pictures",
     "benchmarks.scaling",
     "benchmarks.time_to_accuracy",
@@ -44,7 +45,7 @@ COMMANDS = (
     "benchmarks.whole_run",
 )
 OURS = {"mnist_jax", "mnist_jax as run"}
-QUIET = Conditions(0.5, 0.1, 0.0)
+QUIET = Conditions(0.5, 0.1, 0.0, 200.0)
 HERE = {
     "packages": {"jaxlib": "0.10.2"},
     "versions": {"jaxlib": "0.10.2"},
@@ -230,10 +231,20 @@ def test_an_interrupt_ends_the_process(monkeypatch):
         def close(self):
             pass
 
+    monkeypatch.setattr(cores, "distance", lambda: None)  # it starts a process, too
     monkeypatch.setattr(processes.subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         processes.run(["-c", "import time; time.sleep(1000)"])
     assert started[0].returncode is not None
+
+
+def test_the_larger_distance_of_the_cores_counts(monkeypatch):
+    measured = [200.0, 460.0, 460.0, 200.0]
+    monkeypatch.setattr(cores, "distance", lambda: measured.pop(0))
+    for _ in range(2):
+        assert processes.run(["-c", ""]).conditions.core_distance_ns == 460
+    monkeypatch.setattr(cores, "distance", lambda: None)
+    assert processes.run(["-c", ""]).conditions.core_distance_ns is None
 
 
 def test_without_what_only_some_systems_have_the_conditions_are_unknown(monkeypatch):
@@ -241,7 +252,7 @@ def test_without_what_only_some_systems_have_the_conditions_are_unknown(monkeypa
     monkeypatch.delattr(os, "getloadavg", raising=False)
     finished = processes.run(["-c", "print(1)"])
     assert finished.peak_memory_mib is None
-    assert finished.conditions == Conditions(None, None, None)
+    assert finished.conditions[:3] == (None, None, None)
     with pytest.raises(ProcessError):
         processes.run(["-c", "raise SystemExit(3)"])
 
@@ -421,6 +432,7 @@ def row(program: str, placement: str, threads: int, seconds: list[float], **othe
         "cpus": 1.9,
         "matrix_product_gflops": 100.0,
         "peak_memory_mib": 400.0,
+        "threads_used": 2,
         "load_average": 0.5,
         "other_cpus": 0.1,
         "stolen_cpus": 0.0,
@@ -480,12 +492,12 @@ def test_the_summary_tells_what_the_choice_of_threads_comes_to(two_threads):
 
 
 def test_times_with_distant_cores_are_told_apart():
-    moved = row("mnist_jax", "none", 2, [0.5, 1.0, 0.6, 1.2], core_distance_ns=[200, 301, 299, 300])
+    moved = row("mnist_jax", "none", 2, [0.5, 1.0, 0.6, 1.2], core_distance_ns=[200, 351, 349, 350])
     stayed = row("pytorch eager", "none", 2, [2.0, 2.0], core_distance_ns=[460, None])
     alone = row("mnist_jax", "none", 1, [0.8, 0.8], core_distance_ns=[200, 460])
     assert list(epoch_time.distance_lines([moved, stayed, alone])) == [
         "mnist_jax, none: 0.55 s in 2 processes with near cores, 1.10 s in 2 with distant ones "
-        "(300 ns and more), +100%"
+        "(350 ns and more), +100%"
     ]
     assert list(epoch_time.distance_lines(TIMING["rows"])) == []
     unknown = row("mnist_jax", "none", 2, [0.5], core_distance_ns=[None])
@@ -610,7 +622,8 @@ def test_a_process_is_the_median_of_its_epochs_but_the_first():
     assert values["epoch_seconds"] == 2 and values["warm_up_seconds"] == 7
     assert values["cpus"] == 1.5 and values["evaluation_seconds"] == pytest.approx(0.2)
     assert values["load_average"] == 0.5 and values["other_cpus"] == 0.1
-    assert {*values, "core_distance_ns"} == set(epoch_time.EACH)
+    assert values["threads_used"] == 2
+    assert set(values) == set(epoch_time.EACH)
 
 
 def test_every_program_runs_in_each_round_and_one_that_fails_is_left_out(
@@ -626,7 +639,6 @@ def test_every_program_runs_in_each_round_and_one_that_fails_is_left_out(
         return result_of([2.0, 1.0]), Finished([], 3.0, None, QUIET)
 
     monkeypatch.setattr(processes, "run_for_json", answer)
-    monkeypatch.setattr(cores, "distance", lambda: None)
     *before, timing = epoch_time.measure(programs, 4, 0, terminal.console())
     assert [each["conditions"]["repeats"] for each in (*before, timing)] == [1, 2, 3, 4]
     assert [len(each["conditions"]["order"]) for each in before] == [3, 6, 9]
@@ -646,7 +658,6 @@ def test_nothing_timed_is_a_failure(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(processes, "run_for_json", fail)
     monkeypatch.setattr(processes, "platform", lambda: "cpu")
-    monkeypatch.setattr(cores, "distance", lambda: None)
     file = tmp_path / "x.json"
     assert epoch_time.main(["--placement", "none", "--repeats", "1", "--json", str(file)]) == 1
     assert capsys.readouterr().err == "error: nothing could be timed\n"
@@ -656,7 +667,6 @@ def test_nothing_timed_is_a_failure(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("busy", [False, True])
 def test_what_was_measured_is_written_with_what_was_asked(busy, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(processes, "platform", lambda: "cpu")
-    monkeypatch.setattr(cores, "distance", lambda: 100.0)
     beside = []
     monkeypatch.setattr(
         processes, "run_for_json", lambda _: (result_of([2.0, 1.0]), Finished([], 3.0, 1.0, QUIET))
@@ -671,7 +681,7 @@ def test_what_was_measured_is_written_with_what_was_asked(busy, monkeypatch, tmp
     assert (conditions["repeats"], conditions["epochs"], conditions["seed"]) == (2, 3, 5)
     assert conditions["beside_busy"] is busy and beside == [busy]
     assert all(row["epoch_seconds"] == [1.0, 1.0] for row in timing["rows"])
-    assert all(row["core_distance_ns"] == [100.0, 100.0] for row in timing["rows"])
+    assert all(row["core_distance_ns"] == [200.0, 200.0] for row in timing["rows"])
 
 
 # whole_run.
