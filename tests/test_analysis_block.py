@@ -49,7 +49,7 @@ def test_contrasts_add_up_to_nothing():
 def test_the_plans_contrasts_are_all_there():
     """Twelve networks against none, and eight questions for each placement, best rate included."""
     rates = {"none": 0.01, BEFORE: 0.03, AFTER: 0.001}
-    assert len(block.contrasts_of(rates)) == 12 + 2 * 8
+    assert len(block.contrasts_of(rates)) == 12 + 2 * 8 == block.CONTRASTS
     assert len(block.contrasts_of({})) == 12 + 2 * 7
     names = [contrast.name for contrast in block.contrasts_of(rates)]
     assert len(set(names)) == len(names)
@@ -76,10 +76,14 @@ def test_what_a_recalibration_adds_stands_beside(runs):
     assert parts["recalibrated"] == pytest.approx(parts["effect"])
 
 
-def test_holm_covers_all_contrasts(runs):
+def test_holm_covers_all_contrasts_also_those_without_runs(runs):
     table = block.contrasts(runs, {})
-    assert table["p_holm"].min() == pytest.approx(len(table) * table["p"].min())
+    assert len(table) == 26
+    assert table["p_holm"].min() == pytest.approx(28 * table["p"].min())
     assert (table["p_holm"] >= table["p"]).all()
+    few = block.contrasts(runs[runs["variant"] == "report"], {})
+    assert len(few) == 2
+    assert few["p_holm"].min() == pytest.approx(28 * few["p"].min())
 
 
 def test_nothing_is_claimed_where_nothing_is_there():

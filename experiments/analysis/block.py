@@ -1,7 +1,8 @@
 """Why does the block help: networks that have a part of it, or something else in its place.
 
 Every question is a contrast, a weighted sum of final test accuracies of several networks with the
-same seed, whose weights add up to 0. Holm's correction covers all contrasts together.
+same seed, whose weights add up to 0. Holm's correction covers all contrasts of the plan together. A
+contrast whose runs a study does not have counts in it with p = 1, as an untested claim does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,6 +54,9 @@ LABELS: dict[Arm, str] = {
         (LONGER, "block", ", 30 epochs"),
     )
 }
+
+
+CONTRASTS = 28  # of the plan, once a rate is chosen for each placement
 
 
 class Contrast(NamedTuple):
@@ -161,7 +165,9 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    adjusted: Any = multipletests(table["p"].fillna(1.0), method="holm")[1]
+    tested = np.ones(CONTRASTS)
+    tested[: len(table)] = table["p"].fillna(1.0)
+    adjusted: Any = multipletests(tested, method="holm")[1][: len(table)]
     table["p_holm"] = np.where(table["p"].isna(), np.nan, adjusted)
     table["answer"] = [_answer(row) for row in table.to_dict("records")]
     return table
