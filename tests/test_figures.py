@@ -102,6 +102,20 @@ def test_a_whole_study_is_drawn(tmp_path):
     assert names == {f"{name}.{suffix}" for name in (*ALWAYS, *also) for suffix in ("png", "svg")}
 
 
+def test_one_seed_far_out_does_not_shrink_the_others():
+    """The forest's axis leaves it out; an arrow with its number stands at the edge."""
+    seeds = np.linspace(-0.7, 1.0, 200)
+    left, right = study_figures.limits_without_far(seeds)
+    assert left < -0.7 and right > 1.0
+    assert study_figures.limits_without_far(np.append(seeds, -12.5)) == pytest.approx((left, right))
+    farthest = 1.0 + 2.9 * 1.7
+    assert study_figures.limits_without_far(np.append(seeds, farthest))[1] > farthest
+    axes = Figure().subplots()
+    rows = [{"differences": tuple(seeds)}, {"differences": (-12.5, 0.1, 8.4)}]
+    study_figures._forest_axis(axes, rows, ["one", "two"])
+    assert [text.get_text() for text in axes.texts] == ["\u2190 -12.5", "+8.4 \u2192"]
+
+
 def test_a_single_epoch_can_be_seen():
     assert style.marker_of([98.7]) == "." and style.marker_of([98.7, 98.8]) == ""
     axes = Figure().subplots()

@@ -34,6 +34,7 @@ from experiments.settings import CANDIDATES, SETTINGS
 from mnist_jax.model import PLACEMENTS
 
 BLOCKS = tuple(published.HISTORY)
+FAR = 3  # times the range of the middle 98 % of seeds: one that lies farther from it is far out
 EVALUATION_COLOURS = {"running": "#D55E00", "batch": "#009E73", "recalibrated": "#56B4E9"}
 
 
@@ -208,7 +209,7 @@ def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
                 axes.plot(claimed, len(labels), "D", color=REPORT, mfc="none", markersize=7)
             pixels = SETTINGS[row["variant"]].normalisation
             labels.append(f"{title}\npixels: {pixels}, {row['evaluation']}, {row['n']} seeds")
-        _forest_axis(axes, labels)
+        _forest_axis(axes, rows, labels)
         axes.set_xlabel("difference in final test accuracy, percentage points")
         handles = [
             legend_line("a small mark: a seed", "#767676", "", "."),
@@ -287,7 +288,7 @@ def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
             _forest_row(forest, row, y, LOOKS[placed[0] if placed else "none"])
             if y and row["question"] != rows[y - 1]["question"]:
                 forest.axhline(y - 0.5, color="#BBBBBB", linewidth=0.6)
-        _forest_axis(forest, [f"{row['contrast']} ({row['n']})" for row in rows])
+        _forest_axis(forest, rows, [f"{row['contrast']} ({row['n']})" for row in rows])
         forest.set_xlabel("difference in final test accuracy, percentage points")
         for arm, look in _arm_looks(runs).items():
             mine = runs[(runs["variant"] == arm.variant) & (runs["placement"] == arm.placement)]
@@ -370,6 +371,15 @@ def confusions(matrices: Mapping[str, np.ndarray], path: Path) -> None:
         save(figure, path)
 
 
+def limits_without_far(values: np.ndarray) -> tuple[float, float]:
+    """The ends of an axis that shows all values but those that lie far out."""
+    low, high = np.quantile(values, (0.01, 0.99))
+    reach = FAR * (high - low)
+    shown = values[(values >= low - reach) & (values <= high + reach)]
+    margin = 0.05 * np.ptp(shown) or 0.1
+    return shown.min() - margin, shown.max() + margin
+
+
 def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> None:
     """The differences of every seed, their mean and its interval."""
     dots(axes, np.array(row["differences"]), y, look, alpha=0.3)
@@ -377,8 +387,22 @@ def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> Non
     axes.plot(row["effect"], y, "|", color="black", markersize=13, mew=1.8)
 
 
-def _forest_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """A row for each label, the first on top, and a line where there is no difference."""
+def _forest_axis(axes: Axes, rows: Sequence[Mapping[Any, Any]], labels: Sequence[str]) -> None:
+    """A row for each label, the first on top, and a line where there is no difference.
+
+    Where a seed lies so far out that all others would shrink to a line, an arrow at the edge has
+    its number.
+    """
+    seeds = [(value, y) for y, row in enumerate(rows) for value in row["differences"]]
+    if seeds:
+        left, right = limits_without_far(np.array([value for value, _ in seeds]))
+        axes.set_xlim(left, right)
+        at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        for value, y in seeds:
+            if value < left:
+                axes.annotate(f"\u2190 {value:+.1f}", (left, y), (4, 0), ha="left", **at_edge)
+            elif value > right:
+                axes.annotate(f"{value:+.1f} \u2192", (right, y), (-4, 0), ha="right", **at_edge)
     axes.axvline(0, color="#767676", linewidth=1.0)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
