@@ -8,7 +8,7 @@ is how long a byte takes from one core to the other and back.
 On two cores of an AMD EPYC this was 0.2 us at one time, and an epoch on two threads took 0.67, 0.72
 and 0.74 of the time that it takes on one (no block, before fc1, after fc1). At another time it was
 0.46 us, and two threads took 1.10, 1.38 and 1.18 of one thread's time
-(`experiments/results/epoch_time.json`). A straight line between the two meets one thread's time at
+(`experiments/results/timing.json`). A straight line between the two meets one thread's time at
 0.40, 0.31 and 0.36 us, and `DISTANT` is about the middle of these.
 
 XLA makes a thread for each core that the process may use when JAX starts. So a run with one thread

@@ -400,9 +400,9 @@ def _forest_axis(axes: Axes, rows: Sequence[Mapping[Any, Any]], labels: Sequence
         at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
         for value, y in seeds:
             if value < left:
-                axes.annotate(f"\u2190 {value:+.1f}", (left, y), (4, 0), ha="left", **at_edge)
+                axes.annotate(f"\u2190 {value:+.1f}", (left, y), (4, 7), ha="left", **at_edge)
             elif value > right:
-                axes.annotate(f"{value:+.1f} \u2192", (right, y), (-4, 0), ha="right", **at_edge)
+                axes.annotate(f"{value:+.1f} \u2192", (right, y), (-4, 7), ha="right", **at_edge)
     axes.axvline(0, color="#767676", linewidth=1.0)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
