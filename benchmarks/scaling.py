@@ -84,6 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, value in values.items():
                 row[name].append(value)
             console.print(f"{number}/{config.repeats} {setting}: {row['epoch_seconds'][-1]:.2f} s")
+            if config.json:  # after each process, as all of them take long
+                asked = {"placement": config.placement, "order": [s for _, s in order]}
+                content = {"conditions": conditions | asked, "rows": list(rows.values())}
+                files.write_whole(config.json, files.as_json(content))
         console.print(
             f"block {config.placement}; {conditions['cpu']}, devices "
             f"{', '.join(conditions['devices'])}, jaxlib {conditions['packages']['jaxlib']}; "
@@ -91,10 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for grid in tables({setting: row["epoch_seconds"] for setting, row in rows.items()}):
             terminal.print_table(console, grid)
-        if config.json:
-            conditions |= {"placement": config.placement, "order": [s for _, s in order]}
-            content = {"conditions": conditions, "rows": list(rows.values())}
-            files.write_whole(config.json, files.as_json(content))
         return options.OK
 
     return options.run_command(body)

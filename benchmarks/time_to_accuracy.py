@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 import importlib.util
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -150,21 +150,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         common += ["--statistics", config.statistics]
         if config.choose:
             common += ["--held-out", str(HELD_OUT)]
-        conditions, rows = measure(order, common, console)
-        rows = [rows[training] for training in trainings]
+        asked = {
+            "chosen_on_held_out_images": config.choose,
+            "statistics": config.statistics,
+            "seed": config.seed,
+            "order": order,
+        }
+        rows: list[Row] = []
+        for conditions, measured in measure(order, common, console):
+            rows = [measured[training] for training in trainings if training in measured]
+            if config.json:  # after each process, as all of them take long
+                content = {"conditions": conditions | asked, "rows": rows}
+                files.write_whole(config.json, files.as_json(content))
         for table in choice_tables(rows) if config.choose else tables(rows):
             terminal.print_table(console, table)
         for line in () if config.choose else summary_lines(rows):
             console.print(line)
-        if config.json:
-            asked = {
-                "chosen_on_held_out_images": config.choose,
-                "statistics": config.statistics,
-                "seed": config.seed,
-                "order": order,
-            }
-            content = {"conditions": conditions | asked, "rows": rows}
-            files.write_whole(config.json, files.as_json(content))
         return options.OK
 
     return options.run_command(body)
@@ -201,7 +202,7 @@ def divided(training: Training, seeds: int) -> list[Process]:
 
 def measure(
     order: Sequence[Process], common: Sequence[str], console: Console
-) -> tuple[dict[str, Any], dict[Training, Row]]:
+) -> Iterator[tuple[dict[str, Any], dict[Training, Row]]]:
     """Runs all processes.
 
     Args:
@@ -209,9 +210,9 @@ def measure(
       common: options of every program.
       console: prints a line for each process.
 
-    Returns:
-      The conditions that the numbers depend on, and a row for each training. Its lists have an item
-      for each seed, in the order of the seeds.
+    Yields:
+      After each process, the conditions that the numbers depend on, and a row for each training
+      that was begun. Its lists have an item for each seed, in the order of the seeds.
 
     Raises:
       FailedError: a program failed.
@@ -236,12 +237,14 @@ def measure(
             f"epochs, peak {training.peak_learning_rate}: "
             f"{statistics.mean(values['accuracy_percent']):.2f} %"
         )
-    rows = {}
-    for training, found in parts.items():
-        of_seeds = [found[seed] for seed in sorted(found)]
-        lists = {name: [x for part in of_seeds for x in part[name]] for name in of_seeds[0]}
-        rows[training] = training._asdict() | lists
-    return conditions, rows
+        yield conditions, {each: _row(each, found) for each, found in parts.items()}
+
+
+def _row(training: Training, parts: Mapping[int, Mapping[str, list[float | None]]]) -> Row:
+    """Joins what the processes of a training measured, by the first seed of each."""
+    of_seeds = [parts[seed] for seed in sorted(parts)]
+    lists = {name: [x for part in of_seeds for x in part[name]] for name in of_seeds[0]}
+    return training._asdict() | lists
 
 
 def command(process: Process) -> list[str]:

@@ -43,7 +43,7 @@ import importlib.util
 import re
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -114,14 +114,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             variants = ()
         found = programs(placements, variants, common)
         order = processes.in_random_order(found, config.repeats, config.seed)
+        asked = {"repeats": config.repeats, "seed": config.seed}
+        asked |= {"order": [f"{program.name} {program.placement}" for _, program in order]}
+        rows: list[Row] = []
         with tempfile.TemporaryDirectory() as scratch:
-            measured = measure(order, Path(scratch), console)
-        rows = [measured[program] for program in found]  # as they were listed, not as they ran
+            for measured in measure(order, Path(scratch), console):
+                # As they were listed, not as they ran.
+                rows = [measured[program] for program in found if program in measured]
+                if config.json:  # after each run, as all of them take long
+                    files.write_whole(
+                        config.json, files.as_json({"conditions": asked, "rows": rows})
+                    )
         terminal.print_table(console, table(rows))
         if config.json:
-            asked = {"repeats": config.repeats, "seed": config.seed}
-            ran = {"order": [f"{program.name} {program.placement}" for _, program in order]}
-            content = {"conditions": asked | manifest({}) | ran, "rows": rows}
+            # The manifest asks JAX for its devices, which could take a GPU's memory from the runs.
+            content = {"conditions": asked | manifest({}), "rows": rows}
             files.write_whole(config.json, files.as_json(content))
         return options.OK
 
@@ -158,13 +165,16 @@ def programs(
 
 def measure(
     order: Sequence[tuple[int, Program]], scratch: Path, console: Console
-) -> dict[Program, Row]:
+) -> Iterator[dict[Program, Row]]:
     """Runs every program as often as it stands in the order.
 
     Args:
       order: pairs of a round's number and a program.
       scratch: a directory for runs and compiled programs.
       console: prints a line for each run.
+
+    Yields:
+      After each run, a row for each program that ran, with an item for each of its runs.
 
     Raises:
       FailedError: a program failed.
@@ -182,7 +192,7 @@ def measure(
             row.setdefault(key, []).append(value)
         what = " ".join(filter(None, (program.placement, program.name)))
         console.print(f"{number} {what}: {row['seconds'][-1]:.1f} s")
-    return rows
+        yield rows
 
 
 def _run(program: Program, scratch: Path, cache: Path, *words: str) -> Finished:

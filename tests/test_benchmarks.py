@@ -731,7 +731,7 @@ def test_cold_runs_have_an_empty_cache_each_and_cached_ones_a_filled_one(
         return Finished(lines_of((3.0, 1.5)), 10.0, 500.0, QUIET)
 
     monkeypatch.setattr(processes, "run", run)
-    rows = whole_run.measure(order, tmp_path, terminal.console())
+    *_, rows = whole_run.measure(order, tmp_path, terminal.console())
     (cache,) = filled
     assert sorted(map(len, caches.values())) == [1, 1, 1, 3]
     assert len(caches[cache]) == 3
@@ -877,13 +877,23 @@ def test_trainings_are_measured_in_random_order_and_written(choose, monkeypatch,
     assert commands != sorted(commands)
 
 
-def test_a_training_that_fails_ends_the_measurement(monkeypatch, capsys):
-    def fail(command):
-        raise ProcessError("error: no memory")
+def test_a_failure_ends_the_measurement_and_what_was_measured_is_there(
+    monkeypatch, capsys, tmp_path
+):
+    answers = [({"conditions": HERE, "runs": runs_of([98.0, 98.5], 1.0)}, QUIET)] * 3
 
-    monkeypatch.setattr(processes, "run_for_json", fail)
-    assert time_to_accuracy.main(["--choose", "--epochs", "1"]) == 1
+    def answer(command):
+        if not answers:
+            raise ProcessError("error: no memory")
+        result, conditions = answers.pop()
+        return result, Finished([], 3.0, 1.0, conditions)
+
+    monkeypatch.setattr(processes, "run_for_json", answer)
+    file = tmp_path / "x.json"
+    words = ["--choose", "--epochs", "1", "--seeds", "2", "--json", str(file)]
+    assert time_to_accuracy.main(words) == 1
     assert "no memory" in capsys.readouterr().err
+    assert [row["accuracy_percent"] for row in files.read_json(file)["rows"]] == 3 * [[98.0, 98.5]]
 
 
 # scaling and kernels.
