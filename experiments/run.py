@@ -98,7 +98,8 @@ class Config:
     """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
     evaluation: Literal["running", "batch", "recalibrated"] = "running"
     """Statistics with which batch normalisation treats the test images: the running statistics of
-    training, those of each test batch, or the means over all training images."""
+    training, those of each test batch, or the means over all training images. The last are then
+    written into the file of weights, too."""
     devices: int = 1
     """Number of devices that share each batch, at least 1."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
             state = _initial_state(ready, init_key, config.init_from, model, tx)
             state, history = _begun(directory, described, environment, state, saved, console)
-            record = partial(
+            write = partial(
                 run_directory.write_epoch,
                 directory,
                 config=described,
@@ -199,9 +200,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 steps_per_epoch=-(-len(splits[0].labels) // config.batch_size),
                 keep=config.keep_epochs,
             )
-            if history:  # so that a file beside the checkpoint that was damaged or lost is mended
-                record(state, train.variables_of(state), history=history)
             in_order = _placed(evaluation.original(*splits), config.devices)
+            variables_of = _variables_to_use(ready, config.evaluation, in_order[0])
+
+            def record(state: TrainState, history: list[dict[str, Any]]) -> None:
+                write(state, variables_of(state), history=history)
+
+            if history:  # so that a file beside the checkpoint that was damaged or lost is mended
+                record(state, history)
             splits = _placed(splits, config.devices)
             three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
             with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
@@ -352,6 +358,19 @@ def _evaluating(programs: Programs, name: str, train_split: Split, test_split: S
         return evaluation.evaluate(programs, variables, name, train_split, test_split)
 
     return programs._replace(evaluate=evaluate)
+
+
+def _variables_to_use(
+    programs: Programs, name: str, train_split: Split
+) -> Callable[[TrainState], train.Variables]:
+    """Makes of a state the variables for predictions, which the file of weights holds.
+
+    They have the statistics with which the network was evaluated, or the running ones where each
+    test batch had its own. The arguments are those of `_evaluating`.
+    """
+    if name == "recalibrated":
+        return lambda state: programs.recalibrate(train.variables_of(state), train_split)
+    return train.variables_of
 
 
 def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
@@ -581,7 +600,7 @@ def _train(
             row = _row(epoch, time.perf_counter() - start)
             history = [*history, row]
             state, logits = epoch.state, epoch.test.logits
-            record(state, train.variables_of(state), history=history)
+            record(state, history)
             progress.update(task, completed=epoch.number)
             console.print(terminal.epoch_line(row))
             if None in row.values():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small
@@ -306,6 +307,23 @@ def test_every_way_of_evaluation_is_printed_and_one_is_chosen(
         for line in (directory / "per_class.csv").read_text().splitlines()[1:]
     )
     assert 100 * correct / 77 == pytest.approx(last["test_accuracy_percent"])
+
+
+def test_predictions_use_the_statistics_of_a_recalibrated_run(data, one_run, tmp_path):
+    """Its file of weights has them, also after it was continued; the weights are the same."""
+    assert start(tmp_path, "--evaluation", "recalibrated") == 0
+    opened = run_directory.open_run(tmp_path / "runs" / "after_fc1-seed0")
+    logits = train.predict(opened.variables, data[1].images, model=opened.model)
+    accuracy = 100 * np.mean(logits.argmax(-1) == data[1].labels)
+    assert accuracy == pytest.approx(opened.history[-1]["test_accuracy_percent"])
+    running = run_directory.open_run(one_run).variables
+    jax.tree.map(np.testing.assert_array_equal, opened.variables["params"], running["params"])
+    written = opened.path / run_directory.WEIGHTS
+    before = written.read_bytes()
+    assert before != (one_run / run_directory.WEIGHTS).read_bytes()
+    written.unlink()
+    assert resume(opened.path) == 0
+    assert written.read_bytes() == before
 
 
 def test_batches_divided_over_devices_give_the_run_of_one_device(data, tmp_path):
