@@ -167,8 +167,8 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
         return table
     tested = np.ones(CONTRASTS)
     tested[: len(table)] = table["p"].fillna(1.0)
-    adjusted: Any = multipletests(tested, method="holm")[1][: len(table)]
-    table["p_holm"] = np.where(table["p"].isna(), np.nan, adjusted)
+    adjusted: Any = multipletests(tested, method="holm")[1]
+    table["p_holm"] = np.where(table["p"].isna(), np.nan, adjusted[: len(table)])
     table["answer"] = [_answer(row) for row in table.to_dict("records")]
     return table
 
