@@ -243,7 +243,9 @@ def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
             if len(accuracy):
                 row = {"placement": place, "learning_rate": rate, "n": len(accuracy)}
                 tried.append(row | {"mean": accuracy.mean(), "sd": accuracy.std()})
-        best = max(tried, key=lambda row: (row["mean"], -row["learning_rate"]), default=None)
+        best = max(
+            tried, key=lambda row: (round(row["mean"], 6), -row["learning_rate"]), default=None
+        )
         rows += [row | {"chosen": row is best} for row in tried]
     return pd.DataFrame(rows)
 

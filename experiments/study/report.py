@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments import files
 from experiments.files import FileError
-from experiments.settings import SETTINGS
+from experiments.settings import PLAN, SETTINGS
 from experiments.study import results as study_results
 from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING, writing
-from experiments.study.plan import Row, left_out
+from experiments.study.plan import Row, finished, groups, left_out
 from mnist_jax.model import PLACEMENTS, Placement
 
 if TYPE_CHECKING:
@@ -77,16 +77,17 @@ def best_rates(directory: Path) -> dict[Placement, float]:
       directory: a study in which the rates were tried.
 
     Raises:
-      FileError: a placement has no finished runs with held-out images.
+      FileError: a run of the plan's part `rates` is not finished.
     """
     from experiments import analysis
     from experiments.analysis import block
 
-    runs = analysis.complete_runs(_table(study_results.read(directory).rows))
-    rates = block.rates_in(block.chosen_rates(runs))
-    if missing := set(PLACEMENTS) - set(rates):
-        raise FileError(f"{directory}: no rates were tried yet for {', '.join(sorted(missing))}")
-    return rates
+    rows = study_results.read(directory).rows
+    last = {cell.variant: SETTINGS[cell.variant].epochs for cell in PLAN["rates"]}
+    for group in groups(PLAN["rates"], most=len(PLAN["rates"][0].seeds)):
+        if not finished(group, rows, epochs=last):
+            raise FileError(f"{directory}: the rates are not all tried yet, {group} is missing")
+    return block.rates_in(block.chosen_rates(analysis.complete_runs(_table(rows))))
 
 
 def _table(rows: Sequence[Row]) -> "pd.DataFrame":
