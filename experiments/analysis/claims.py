@@ -105,9 +105,9 @@ def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
     judges = (_judge_gain, _judge_times, _judge_speed, _judge_order)
     judged = [
         ("could not be tested", "")
-        if np.isnan(p)
-        else judge(evidence[evidence["claim"] == number], p)
-        for number, (judge, p) in enumerate(zip(judges, table["p_holm"], strict=True), start=1)
+        if np.isnan(row["p"])
+        else judge(evidence[evidence["claim"] == row["claim"]], row["p"], _caveat(row["p_holm"]))
+        for judge, row in zip(judges, table.to_dict("records"), strict=True)
     ]
     table["verdict"], table["detail"] = zip(*judged, strict=True)
     columns = ["claim", "statement", "effects", "test", "n", "p", "p_holm", "power"]
@@ -136,7 +136,18 @@ def _gains(runs: pd.DataFrame) -> list[dict[str, Any]]:
     return _measured(rows)
 
 
-def _judge_gain(rows: pd.DataFrame, p: float) -> tuple[str, str]:
+def _caveat(p_holm: float) -> str:
+    """What is said of an answer whose corrected p-value is not below the level."""
+    return "" if p_holm < LEVEL else ", but not after the correction for four claims"
+
+
+def _asked(rows: pd.DataFrame) -> str:
+    """What is said of an answer that does not rest on both placements and both pixel scales."""
+    found, all_of_them = int(rows["primary"].sum()), len(SCALES) * len(BLOCKS)
+    return "" if found == all_of_them else f"asked of {found} of {all_of_them} comparisons: "
+
+
+def _judge_gain(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
     equal = rows[rows["primary"]]
     reported = "{:.1f} to {:.1f}".format(*REPORTED_GAIN)
     unequal = rows[(rows["reading"] != "equal settings") & (rows["evaluation"] == PRIMARY)]
@@ -148,19 +159,20 @@ def _judge_gain(rows: pd.DataFrame, p: float) -> tuple[str, str]:
     detail = f"at equal settings the block is worth {_span(equal['effect'])} points"
     detail += f"; the report's words allow {reported}"
     detail += f"; against a baseline without momentum it is {gains}" if groups else ""
+    asked = _asked(rows)
     if p >= LEVEL:
-        return "undecided", detail
+        return f"{asked}undecided", detail
     if (equal["effect"] < 0).any():
-        return "does not hold", detail
+        return f"{asked}does not hold{caveat}", detail
     if _within_reported(equal).all():
-        return "holds", detail
+        return f"{asked}holds{caveat}", detail
     fitting = [
         SETTINGS[name].normalisation for name, group in groups if _within_reported(group).all()
     ]
     if fitting:
         needed = f"a baseline without momentum and with pixels {' or '.join(fitting)}"
-        return f"the sign holds; the size only against {needed}", detail
-    return "the sign holds; the size does not", detail
+        return f"{asked}the sign holds{caveat}; the size only against {needed}", detail
+    return f"{asked}the sign holds{caveat}; the size does not", detail
 
 
 def _within_reported(rows: pd.DataFrame) -> pd.Series:
@@ -230,11 +242,11 @@ def time_in_words(row: Row) -> tuple[str, str]:
     return "undecided", f"not measured precisely enough: {numbers}"
 
 
-def _judge_times(rows: pd.DataFrame, p: float) -> tuple[str, str]:
+def _judge_times(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
     words = [time_in_words(row) for row in rows[rows["primary"]].to_dict("records")]
     verdict, _ = words[0]
-    if verdict == "holds" and p >= LEVEL:
-        verdict = "holds, but not after the correction for four claims"
+    if verdict == "holds":  # only then is its p-value below the level
+        verdict += caveat
     shown = rows[rows["primary"] | rows["where"].str.startswith(PROGRAMS)]
     detail = "; ".join(
         f"{row['where']}: after fc1 {time_in_words(row)[1]}" for row in shown.to_dict("records")
@@ -282,11 +294,13 @@ def _speeds(runs: pd.DataFrame) -> list[dict[str, Any]]:
 def early_loss(
     runs: pd.DataFrame, variant: str, placement: str, epochs: Iterable[int] = EARLY
 ) -> pd.Series:
-    """The mean over some epochs of the logarithm of the training loss, by seed."""
+    """The mean over some epochs of the logarithm of the training loss, by seeds that have them."""
     rows = runs[(runs["variant"] == variant) & (runs["placement"] == placement)]
-    rows = rows[rows["epoch"].isin(list(epochs))]
+    epochs = list(epochs)
+    rows = rows[rows["epoch"].isin(epochs)]
     logarithm = np.log(rows["train_loss"].astype(float))
-    return rows.assign(logarithm=logarithm).groupby("seed")["logarithm"].mean()
+    by_seed = rows.assign(logarithm=logarithm).groupby("seed")["logarithm"]
+    return by_seed.mean()[by_seed.size() == len(epochs)]
 
 
 def epochs_to_target(runs: pd.DataFrame, variant: str, placement: str) -> pd.Series:
@@ -325,7 +339,7 @@ def epochs_saved(runs: pd.DataFrame, variant: str, placement: str) -> tuple[pd.S
     return plain.fillna(last) - normalised.fillna(last), note
 
 
-def _judge_speed(rows: pd.DataFrame, p: float) -> tuple[str, str]:
+def _judge_speed(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
     speed = rows[rows["primary"]]
     factors = np.exp(speed["effect"])
     epochs = rows[rows["reading"].str.startswith("epochs to")]
@@ -343,18 +357,21 @@ def _judge_speed(rows: pd.DataFrame, p: float) -> tuple[str, str]:
         if words
     ]
     half = rows[rows["reading"].str.startswith("saved less half") & (rows["unit"] == "log ratio")]
-    absorbed = half[half["high"] < 0]
+    both = rows[rows["reading"].str.startswith("log training loss saved, epoch 1 and 2")]
+    gaining = both[(both["where"] == "none") & (both["low"] > 0)]["variant"]
+    absorbed = half[(half["high"] < 0) & half["variant"].isin(gaining)]
     if len(absorbed):
         names = ", ".join(_network(row) for row in absorbed.to_dict("records"))
         parts.append(f"the block absorbs most of what a network without one gains: {names}")
     detail = "; ".join(parts)
+    asked = _asked(rows)
     if p < LEVEL and (speed["effect"] > 0).all():
-        return "holds", detail
+        return f"{asked}holds{caveat}", detail
     if p < LEVEL and (speed["effect"] < 0).all():
-        return "does not hold, the opposite is true", detail
+        return f"{asked}does not hold, the opposite is true{caveat}", detail
     if (speed["low"] > 0).any() and (speed["high"] < 0).any():
-        return "depends on network and scale", detail
-    return "undecided", detail
+        return f"{asked}depends on network and scale", detail
+    return f"{asked}undecided", detail
 
 
 # Claim 4: after fc1 is slightly better than before it -----------------------------------------
@@ -418,25 +435,30 @@ def order_in_words(row: Row) -> tuple[str, str]:
     return "undecided", f"better by at most {most:.2f} or worse by at most {least:.2f}, {numbers}"
 
 
-def _judge_order(rows: pd.DataFrame, p: float) -> tuple[str, str]:
+def _judge_order(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
     gaps = rows[rows["reading"] == "after_fc1 - before_fc1"].to_dict("records")
     main = [row for row in gaps if row["evaluation"] == PRIMARY]
-    return _order_verdict(rows, main, p), _order_detail(rows, gaps, main)
+    return _order_verdict(rows, main, caveat), _order_detail(rows, gaps, main)
 
 
-def _order_verdict(rows: pd.DataFrame, main: list[dict[Any, Any]], p: float) -> str:
+def _order_verdict(rows: pd.DataFrame, main: list[dict[Any, Any]], caveat: str) -> str:
     words = [order_in_words(row)[0] for row in main]
     if len(words) < len(SCALES):
         return f"asked with one pixel scale only, where it is {words[0]}"
     if len(set(words)) > 1:
-        contrast = rows[
+        contrasts = rows[
             rows["reading"].str.startswith("mnist - half") & (rows["evaluation"] == PRIMARY)
-        ].iloc[0]
-        return f"depends on the scale: mnist less half {_numbers(contrast.to_dict())}"
+        ]
+        if contrasts.empty:
+            return "depends on the scale, though the scales share no seeds"
+        contrast = contrasts.iloc[0].to_dict()
+        shown = contrast["low"] > 0 or contrast["high"] < 0
+        unlike = "" if shown else ", which are not shown to differ"
+        return f"depends on the scale: mnist less half {_numbers(contrast)}{unlike}"
     if words[0] in ("the same", "undecided"):
         return {"the same": "the same", "undecided": "undecided"}[words[0]]
-    verdict = "holds" if words[0] == "better" else "does not hold, before fc1 is better"
-    return verdict if p < LEVEL else f"{verdict}, but not after the correction for four claims"
+    # The 95 % interval has excluded 0, so the p-value before the correction is below the level.
+    return ("holds" if words[0] == "better" else "does not hold, before fc1 is better") + caveat
 
 
 def _order_detail(
@@ -454,12 +476,13 @@ def _order_detail(
             f"{_numbers(row)} with pixels {SETTINGS[row['variant']].normalisation}"
         )
     for row in main:
-        needed = pairs.pairs_needed(MARGIN_POINTS, row["sd"]) or pairs.MOST_PAIRS
+        needed = pairs.pairs_needed(MARGIN_POINTS, row["sd"])
+        count = f"{needed:,}" if needed else f"more than {pairs.MOST_PAIRS:,}"
         parts.append(
             f"pixels {SETTINGS[row['variant']].normalisation}: after fc1 is ahead in "
             f"{row['ahead']:.0%} of pairs, two runs of one network differ by {MARGIN_POINTS} or "
-            f"more in {row['single_pair']:.0%}, and {needed:,} pairs give {pairs.POWER:.0%} power "
-            f"at the report's {MARGIN_POINTS:+}"
+            f"more in {row['single_pair']:.0%}, and {count} pairs would give {pairs.POWER:.0%} "
+            f"power at the report's {MARGIN_POINTS:+}"
         )
     return "; ".join(parts)
 

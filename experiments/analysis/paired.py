@@ -52,9 +52,9 @@ def p_within(row: dict[str, Any], margin: float) -> float:
 
     A small p-value says that the mean lies inside. `row` is what `paired` returns.
     """
-    error = row["sd"] / np.sqrt(row["n"])
-    if not error > 0:
+    if np.isnan(row["low"]):
         return np.nan
+    error = row["sd"] / np.sqrt(row["n"])
     below, above = (row["effect"] + margin) / error, (margin - row["effect"]) / error
     return float(stats.t.sf(min(below, above), row["n"] - 1))
 
