@@ -42,6 +42,11 @@ def test_a_run_without_its_last_epoch_is_left_out(results):
     tables = analysis.analyse(results[~killed])
     assert {rank.among for rank in tables.ranks.values()} == {12}
     assert tables.notes[0] == "3 unfinished runs are left out"
+    killed = killed & (results["placement"] == "none")
+    results = results.copy()
+    results.loc[killed, "train_loss"] = np.nan
+    results = results[~(killed & (results["epoch"] == 10))]
+    assert "diverged" not in " ".join(analysis.analyse(results).notes)
 
 
 def test_a_run_that_diverged_counts(results):
@@ -110,6 +115,7 @@ def test_an_unknown_variant_is_left_out_and_named(results):
     stranger = results[results["variant"] == "mnist"].assign(variant="stranger")
     tables = analysis.analyse(pd.concat([results, stranger], ignore_index=True))
     assert "no such variant: stranger" in " ".join(tables.notes)
+    assert "unfinished" not in " ".join(tables.notes)
     assert tables.claims.equals(analysis.analyse(results).claims)
 
 
@@ -184,6 +190,24 @@ def test_a_rank_is_said_as_a_rank(tables):
     assert "p =" not in text
 
 
+def test_the_report_is_ranked_among_as_many_runs_as_the_plan_says():
+    """The first 30 seeds of both networks; the intervals of the numbers rest on all."""
+    tables = analysis.analyse(study(33, variants=("report",), epochs=2))
+    assert {rank.among for rank in tables.ranks.values()} == {31}
+    assert set(tables.numbers["n"]) == {33}
+
+
+def test_notes_tell_what_rests_on_fewer_runs_than_the_plan_has():
+    notes = analysis.analyse(study(3, variants=("report", "mnist"), epochs=2)).notes
+    assert "report: final means epoch 2 of 10" in notes
+    assert "cells are compared on 3 seeds that they share; the plan has 30" in notes
+    assert "2 of the plan's 28 contrasts have runs" in notes
+    apart = study(3, variants=("report", "mnist"), epochs=2)
+    apart.loc[apart["variant"] == "mnist", "seed"] += 10
+    notes = analysis.analyse(apart).notes
+    assert "cells are compared not at all, for lack of seeds; the plan has 30" in notes
+
+
 def test_answers_stand_in_the_order_of_evaluations_and_placements(results):
     digits = labels(640)
     said = [
@@ -205,6 +229,10 @@ def test_the_summary_holds_every_table(tables):
     assert len(summary["numbers"]) == 160
     assert summary["ranks"]["batch"]["among"] == 13
     assert len(summary["claims"]) == 4
+    smallest = tables.claims["p"].min()
+    assert smallest < 1e-6
+    said = min(row["p"] for row in summary["claims"] if row["p"] is not None)
+    assert said == pytest.approx(smallest, rel=1e-5)
 
 
 def test_epoch_times_reach_the_claims(results):

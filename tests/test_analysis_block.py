@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from simulated import GAIN, study
 
-from experiments.analysis import block, complete_runs
-from experiments.settings import RATES, REPORT, SETTINGS, variant_at
+from experiments.analysis import block, complete_runs, paired
+from experiments.settings import RATES, REPORT, SETTINGS, model_of, variant_at
+from mnist_jax.model import NormReLU
 
 BEFORE, AFTER = "before_fc1", "after_fc1"
 # Shortcut worth 0.1, batch norm 0.3, both together 0.2 more than that, against a plain block.
@@ -111,6 +112,36 @@ def test_a_seed_that_one_network_lacks_does_not_count(runs):
     table = block.contrasts(fewer, {}).set_index("contrast")
     assert table["n"]["shortcut, before fc1"] == 35
     assert table["n"]["block before fc1 - no block"] == 40
+
+
+def test_runs_that_were_not_trained_to_the_end_are_not_told_as_longer_ones(runs):
+    short = runs[~((runs["variant"] == "longer") & (runs["epoch"] > 29))]
+    names = set(block.contrasts(runs, {})["contrast"])
+    assert names - set(block.contrasts(short, {})["contrast"]) == {
+        name for name in names if "30" in name
+    }
+    assert not block.arms(short)["network"].str.contains("30").any()
+
+
+def test_each_variant_has_the_parts_that_its_name_says():
+    """A shortcut has no parameters, so no count would tell."""
+    parts = {
+        "report": (True, True),
+        "no_shortcut": (False, True),
+        "no_batch_norm": (True, False),
+        "plain_block": (False, False),
+    }
+    for variant, (shortcut, normalise) in parts.items():
+        made = model_of(SETTINGS[variant], BEFORE).resnet_block
+        assert (made.shortcut, made.normalise) == (shortcut, normalise), variant
+    assert isinstance(model_of(SETTINGS["batch_norm_only"], BEFORE).resnet_block, NormReLU)
+
+
+def test_the_power_that_the_plan_promises_for_the_contrasts():
+    """0.2 to 0.27 points by 40 pairs, where differences scatter by 0.3 to 0.4, at Holm's level."""
+    for points, sd in ((0.2, 0.3), (0.27, 0.4)):
+        found = paired.power(points, sd, 40, level=paired.LEVEL / block.CONTRASTS)
+        assert found == pytest.approx(0.8, abs=0.011)
 
 
 def test_arms_beside_each_other(runs):

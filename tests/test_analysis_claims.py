@@ -98,6 +98,16 @@ def test_power_is_that_of_the_textbook():
     assert paired.power(0.5, 1.0, needed) >= 0.8 > paired.power(0.5, 1.0, needed - 1)
 
 
+def test_the_power_that_the_plan_promises():
+    """Claim 4 by 200 pairs, at the spreads that pixels half and mnist had before; claim 2."""
+    for sd, at_holms, at_five in ((0.35, 0.76, 0.90), (0.24, 0.99, 1.00)):
+        assert paired.power(0.08, sd, 200) == pytest.approx(at_holms, abs=0.006)
+        assert paired.power(0.08, sd, 200, level=0.05) == pytest.approx(at_five, abs=0.006)
+    for sd, same in ((0.35, 0.89), (0.24, 1.00)):
+        assert paired.power_within(0.08, sd, 200, level=0.05) == pytest.approx(same, abs=0.006)
+    assert paired.power_within(np.log(1.25), 0.2, 20) == pytest.approx(0.98, abs=0.005)
+
+
 def test_power_of_equivalence_against_simulation():
     rng = np.random.default_rng(0)
     margin, sd, n = 0.08, 0.2, 60

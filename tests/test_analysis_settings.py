@@ -159,13 +159,14 @@ def test_the_plan_is_not_changed_by_accident():
     assert settings.RESAMPLES == 500
     assert len(CANDIDATES) == 8
     assert set(CANDIDATES) <= set(SETTINGS)
-    steps = {(s.momentum, s.learning_rate, s.normalisation) for s in CANDIDATES.values()}
+    steps = {name: (s.momentum, s.learning_rate, s.normalisation) for name, s in CANDIDATES.items()}
     assert steps == {
-        *(
-            (momentum, 0.001, pixels)
-            for momentum in (0.9, 0)
-            for pixels in ("half", "mnist", "none")
-        ),
-        (0, 0.01, "half"),
-        (0, 0.01, "mnist"),
+        "report": (0.9, 0.001, "half"),
+        "mnist": (0.9, 0.001, "mnist"),
+        "unnormalised": (0.9, 0.001, "none"),
+        "no_momentum": (0, 0.001, "half"),
+        "no_momentum_mnist": (0, 0.001, "mnist"),
+        "no_momentum_unnormalised": (0, 0.001, "none"),
+        "no_momentum_rate_0.01": (0, 0.01, "half"),
+        "no_momentum_mnist_rate_0.01": (0, 0.01, "mnist"),
     }

@@ -16,7 +16,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.paired import LEVEL, paired
-from experiments.analysis.runs import evaluated, evaluations_of, final
+from experiments.analysis.runs import evaluated, evaluations_of, final, reaches_its_end
 from experiments.settings import RATES, SETTINGS, model_of, variant_at
 from mnist_jax.model import Placement
 
@@ -149,6 +149,8 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
       statistics.
     """
     wanted = contrasts_of(rates)
+    if not reaches_its_end(runs, LONGER):  # their names tell of 30 epochs
+        wanted = [one for one in wanted if all(arm.variant != LONGER for arm in one.weights)]
     running = _finals(runs, wanted)
     exact = (
         _finals(evaluated(runs, "recalibrated"), wanted)
@@ -186,7 +188,7 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for arm, label in LABELS.items():
         accuracy = final(runs, *arm)
-        if accuracy.empty:
+        if accuracy.empty or (arm.variant == LONGER and not reaches_its_end(runs, LONGER)):
             continue
         row = {
             "network": label,

@@ -33,6 +33,12 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def reaches_its_end(runs: pd.DataFrame, variant: str) -> bool:
+    """Whether the runs of a variant have all epochs of its setting, and not fewer."""
+    last = runs[runs["variant"] == variant]["epoch"].max()  # NaN without runs
+    return bool(last >= SETTINGS[variant].epochs)
+
+
 def diverged(results: pd.DataFrame) -> int:
     """The number of runs that have a loss which is not finite."""
     broken = pd.Series(False, index=results.index)

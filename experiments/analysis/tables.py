@@ -1,14 +1,12 @@
 """Every table of a study, as Markdown and as JSON."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments import published
 from experiments.analysis import block, claims, per_class, reproduction, settings
 from experiments.analysis.per_class import Answers
 from experiments.analysis.reproduction import Rank
@@ -210,7 +208,11 @@ def analyse(
     evidence = claims.evidence_of(runs, timing)
     cells = settings.cells_of(runs)
     rates = block.chosen_rates(runs)
-    ranks = {name: reproduction.rank(evaluated(runs, name)) for name in evaluations_of(runs)}
+    report = np.unique(runs[runs["variant"] == "report"]["seed"])
+    # As many of our runs as the cells of `settings` have.
+    ranked = runs[runs["seed"].isin(report[: settings.SEEDS])]
+    ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
+    contrasts = block.contrasts(runs, block.rates_in(rates))
     answers = sorted(answers, key=_place) if labels is not None else []
     labels = np.zeros(0, np.uint8) if labels is None else labels
     return Tables(
@@ -222,12 +224,16 @@ def analyse(
         claims=claims.verdicts(evidence),
         evidence=evidence,
         arms=block.arms(runs),
-        contrasts=block.contrasts(runs, block.rates_in(rates)),
+        contrasts=contrasts,
         rates=rates,
         per_class=per_class.accuracies(answers),
         sampling=per_class.sampling(answers, labels),
         baselines=per_class.baselines(answers, labels),
-        notes=(*_notes(results, runs, timing, answers), *block.rates_at_an_end(rates)),
+        notes=(
+            *_notes(results, runs, timing, answers),
+            *_notes_on_seeds(cells, len(contrasts)),
+            *block.rates_at_an_end(rates),
+        ),
     )
 
 
@@ -251,11 +257,25 @@ def to_markdown(tables: Tables) -> dict[str, str]:
 def summary(tables: Tables) -> dict[str, Any]:
     """Every table as a list of rows of plain JSON values, null for what was not computed."""
     rows = {
-        name: json.loads(getattr(tables, name).to_json(orient="records", double_precision=6))
+        name: [
+            {column: _plain(value) for column, value in row.items()}
+            for row in getattr(tables, name).to_dict("records")
+        ]
         for name in _SHOWN
     }
     ranks = {name: asdict(rank) for name, rank in tables.ranks.items()}
     return {"ranks": ranks, **rows, "notes": list(tables.notes)}
+
+
+def _plain(value: Any) -> Any:
+    """A cell as a JSON value; a fraction has six significant digits, because p-values are small."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if pd.isna(value):
+        return None
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _place(answer: Answers) -> tuple[int, ...]:
@@ -344,17 +364,18 @@ def _notes(
     """What is missing, and what the tables therefore do not say."""
     run = ["variant", "placement", "seed"]
     notes = []
-    if dropped := len(results[run].drop_duplicates()) - len(runs[run].drop_duplicates()):
+    known = results[results["variant"].isin(SETTINGS)]
+    if dropped := len(known[run].drop_duplicates()) - len(runs[run].drop_duplicates()):
         notes.append(f"{dropped} unfinished runs are left out")
-    if broken := diverged(results):
+    finished = known.merge(runs[run].drop_duplicates(), on=run)
+    if broken := diverged(finished):
         notes.append(
             f"{broken} runs diverged and count: their accuracies as they were measured, and a loss "
             "that is not a number as that of guessing, 2.30"
         )
-    report = runs[runs["variant"] == "report"]
-    last, full = report["epoch"].max(), len(published.HISTORY["after_fc1"])
-    if last < full:
-        notes.append(f"final means epoch {last}: the report's final is epoch {full}")
+    for variant, last in runs.groupby("variant")["epoch"].max().items():
+        if last < SETTINGS[str(variant)].epochs:
+            notes.append(f"{variant}: final means epoch {last} of {SETTINGS[str(variant)].epochs}")
     found = set(zip(runs["variant"], runs["placement"], strict=True))
     wanted = [(name, place) for name in CANDIDATES for place in PLACEMENTS]
     if missing := [f"{name}/{place}" for name, place in wanted if (name, place) not in found]:
@@ -365,6 +386,14 @@ def _notes(
         notes.append("no epoch times were given: claim 2 is not tested")
     if not answers:
         notes.append("no answers to each test image were given: nothing is said by digit")
-    if (seeds := report["seed"].nunique()) < settings.SEEDS:
-        notes.append(f"the report's setting has {seeds} seeds: cells are compared with few")
     return tuple(notes)
+
+
+def _notes_on_seeds(cells: settings.Cells | None, contrasts: int) -> Iterator[str]:
+    """What rests on fewer runs than the plan has."""
+    seeds = len(cells.seeds) if cells else 0
+    if seeds < settings.SEEDS:
+        how = f"on {seeds} seeds that they share" if cells else "not at all, for lack of seeds"
+        yield f"cells are compared {how}; the plan has {settings.SEEDS}"
+    if contrasts < block.CONTRASTS:
+        yield f"{contrasts} of the plan's {block.CONTRASTS} contrasts have runs"
