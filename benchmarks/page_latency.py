@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = options.parse(
             Config, arguments, name="benchmarks.page_latency", description=__doc__
         )
-        page = config.page.expanduser()
+        page = config.page
         if not page.is_file():
             raise UsageError(f"{page}: no such file")
         if browser() is None:

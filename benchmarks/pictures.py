@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse("seed", "at least 0", config.seed)
         if not config.runs:
             raise UsageError("name at least one run: python -m benchmarks.pictures RUN")
-        runs = [open_run(path.expanduser()) for path in config.runs]
+        runs = [open_run(path) for path in config.runs]
         networks = [compilation.jit(partial(train.predict, model=run.model)) for run in runs]
         _, test = load_mnist(config.data.data_dir, config.data.mirror)
         test = chosen(test, config.images, config.seed)

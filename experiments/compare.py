@@ -35,7 +35,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,7 @@ from experiments import compile_cache, files, options, terminal
 from experiments.options import (
     DataOptions,
     OptionalPath,
+    UsageError,
     refuse,
     refuse_unless_positive,
 )
@@ -134,10 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = options.parse(
             Config, arguments, name="experiments.compare", description=str(__doc__)
         )
-        paths = ("out", "from_dir", "export", "timing", "compile_cache")
-        config = replace(
-            config, **{name: options.expanded(name, getattr(config, name)) for name in paths}
-        )
         check(config)
         timing = report.read_timing(config.timing) if config.timing else None
         console = terminal.console()
@@ -202,12 +199,16 @@ def check(config: Config) -> None:
             if getattr(config, option) != getattr(Config, option):
                 refuse(option, "left out with --plan", getattr(config, option))
     out = config.out or OUT
+    if config.plan == BEST_RATES and not results.is_there(out):
+        refuse("plan", f"trained after the part rates in the same --out, not {BEST_RATES}", out)
     if config.from_dir is not None:
         if not results.is_there(config.from_dir):
             allowed = f"a directory with {study_directory.RESULTS} or {results.TABLE}"
             refuse("from", allowed, config.from_dir)
         if config.export is not None and (config.export / study_directory.RESULTS).exists():
             refuse("export", f"a directory without {study_directory.RESULTS}", config.export)
+        if config.export is not None and config.out is not None:
+            refuse("out", "left out with --export", config.out)
     elif config.export is not None:
         refuse("export", "given with --from", config.export)
     elif config.resume:
@@ -220,7 +221,7 @@ def check(config: Config) -> None:
             refuse("out", "new or empty; --resume continues what is there", out)
     if config.coordinator is None:
         if config.hosts is not None or config.host is not None:
-            refuse("hosts", "given with --coordinator and --host", config.hosts)
+            raise UsageError("--hosts and --host are given with --coordinator")
     elif config.hosts is None or config.host is None or not 0 <= config.host < config.hosts:
         refuse("host", "from 0 to --hosts - 1, and both given", config.host)
 

@@ -36,7 +36,7 @@ TRY_TO_START = """
 import jax
 try:
     jax.devices()
-except RuntimeError:
+except (RuntimeError, AssertionError):
     pass
 print("started")
 """
@@ -64,10 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         config = options.parse(Config, arguments, name="experiments.doctor", description=__doc__)
-        cache = options.expanded("compile_cache", config.compile_cache)
         console = terminal.console()
         wrong = 0
-        for finding in examine(config.data.data_dir, config.data.mirror, cache):
+        for finding in examine(config.data.data_dir, config.data.mirror, config.compile_cache):
             wrong += not finding.good
             console.print(f"{'ok   ' if finding.good else 'wrong'} {finding.what}: {finding.found}")
         return options.FAILED if wrong else options.OK
@@ -124,8 +123,13 @@ def _devices() -> Finding:
             return Finding(False, "devices", f"XLA_FLAGS={users} stops XLA: {reason}")
     try:
         devices = jax.devices()
-    except RuntimeError as error:
-        return Finding(False, "devices", str(error).partition("\n")[0])
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0] or "JAX finds none"
+        platforms = os.environ.get("JAX_PLATFORMS")
+        remedy = (
+            f"; JAX_PLATFORMS is {platforms!r}: unset it, or set it to cpu" if platforms else ""
+        )
+        return Finding(False, "devices", reason + remedy)
     kinds = ", ".join(f"{device.platform} ({device.device_kind})" for device in devices)
     return Finding(True, "devices", kinds)
 
@@ -225,8 +229,7 @@ def _data(data_dir: Path | None, mirror: Path | None) -> Finding:
         sources.fetch("mnist", prepare.originals("mnist"), source)
         return made._replace(found=f"{made.found}, from the mirror {source}, digests right")
     except DataError as error:
-        mend = " or ".join(f"--{name.replace('_', '-')}" for name in error.about)
-        return Finding(False, "data", f"{error}" + (f" ({mend})" if mend else ""))
+        return Finding(False, "data", options.with_remedy(error))
 
 
 def _to_be_made(what: str, directory: Path, use: str, other: str) -> Finding:

@@ -1,6 +1,7 @@
 """What all commands share: options, errors in one line, exit statuses."""
 
 import contextlib
+import difflib
 import gc
 import io
 import os
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -118,16 +119,24 @@ def refuse_unless_writable(config: Any, *names: str) -> None:
             refuse(name, f"a file that can be written ({error.strerror})", path)
 
 
-def expanded(option: str, path: Path | None) -> Path | None:
-    """A path with `~` or `~user` replaced by the home directory; None stays None.
+def at_home(value: Any) -> Any:
+    """A configuration with `~` and `~user` replaced by home directories in all of its paths.
+
+    Shells leave `~` as it is in `--json=~/x`, and wherever they do not know the user.
 
     Raises:
-      UsageError: that home directory cannot be found.
+      UsageError: a home directory cannot be found.
     """
+    if isinstance(value, tuple):
+        return tuple(map(at_home, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{one.name: at_home(getattr(value, one.name)) for one in fields(value)}
+        )
     try:
-        return path and path.expanduser()
+        return value.expanduser() if isinstance(value, Path) else value
     except RuntimeError:
-        refuse(option, "a path whose home directory exists", path)
+        raise UsageError(f"{value}: there is no such home directory") from None
 
 
 def parse(
@@ -148,11 +157,17 @@ def parse(
       default: a configuration whose values are used for options that are not given, instead of the
         defaults of the fields.
 
+    Returns:
+      The configuration; `~` stands for a home directory in all of its paths.
+
     Raises:
       UsageError: an option is wrong. The message is one line, while `tyro` would draw a box.
       SystemExit: after `--help`.
     """
-    help_text = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
+    # Without a standard output there is no encoding either.
+    help_text = io.TextIOWrapper(
+        io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "utf-8"
+    )
     errors = io.StringIO()
     try:
         with contextlib.redirect_stdout(help_text), contextlib.redirect_stderr(errors):
@@ -163,7 +178,7 @@ def parse(
                 description=(description or "").partition("\n\n")[0],
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-            return cli(config) if default is None else cli(config, default=default)
+            return at_home(cli(config) if default is None else cli(config, default=default))
     except SystemExit as end:
         if end.code in (None, OK):
             help_text.seek(0)
@@ -172,8 +187,23 @@ def parse(
         # The first part of the box without its title and frame, with its lines joined.
         text = re.sub("[│╭╮╰╯]", "", errors.getvalue())
         body = re.split("\n *─{3,}", text.partition("\n")[2])[0]
-        message = re.sub(r"\s+", " ", body).strip().replace(" .", ".").removesuffix(".")
+        message = re.sub(r"\s+", " ", body).strip()
+        message = re.sub(r" \.(?= |$)", ".", message).removesuffix(".")
+        message = _with_hint(message, config)
         raise UsageError(f"{message}; python -m {name} --help lists the options") from None
+
+
+def _with_hint(message: str, config: type) -> str:
+    """Of the words that tyro does not know only the options, and the name that was likely meant."""
+    prefix = "Unrecognized options: "
+    words = message.removeprefix(prefix).split(", ")
+    unknown = [word for word in words if word.startswith("--")]
+    if not message.startswith(prefix) or not unknown:
+        return message
+    known = ["--" + one.name.replace("_", "-") for one in fields(config)]
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return prefix + ", ".join(unknown) + hint
 
 
 def _wrapped(help_text: str) -> str:
@@ -205,13 +235,12 @@ def run_command(
     try:
         with stoppable():
             status = body()
-            sys.stdout.flush()
+            print(end="", flush=True)  # unlike the stream's own flush, also where there is none
             return status
     except (UsageError, FileError) as error:
         return _say(f"error: {error}", USAGE)
     except DataError as error:
-        mend = " or ".join("--" + name.replace("_", "-") for name in error.about)
-        return _say(f"error: {error}" + (f" ({mend})" if mend else ""), USAGE)
+        return _say(f"error: {with_remedy(error)}", USAGE)
     except FailedError as error:
         return _say(f"error: {error}", FAILED)
     except KeyboardInterrupt:
@@ -228,10 +257,17 @@ def run_command(
         if _has_device():
             raise
         platforms = os.environ.get("JAX_PLATFORMS", "")
-        return _say(f"error: JAX finds no device; JAX_PLATFORMS is {platforms!r}", USAGE)
+        remedy = "unset it, or set it to cpu"
+        return _say(f"error: JAX finds no device; JAX_PLATFORMS is {platforms!r}: {remedy}", USAGE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"error: {where}{error.strerror or error}", USAGE)
+
+
+def with_remedy(error: DataError) -> str:
+    """What happened to the data, and the options that mend it."""
+    mend = " or ".join("--" + name.replace("_", "-") for name in error.about)
+    return f"{error}" + (f" ({mend})" if mend else "")
 
 
 def leave(status: int) -> NoReturn:

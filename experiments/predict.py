@@ -86,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console = terminal.console()
         if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
             console.print(line)
-        opened = open_run(config.run.expanduser())
+        opened = open_run(config.run)
         program = compilation.jit(partial(train.predict, model=opened.model))
-        found = images.find([path.expanduser() for path in config.pictures])
+        found = images.find(config.pictures)
         shown: list[Seen] = []
         answers: list[Answer] = []
         refused: dict[Path, str] = {}

@@ -15,6 +15,7 @@ if __name__ == "__main__":
     stopping.end_at_once()  # before the imports that follow, which take a second
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,7 +120,7 @@ class Config:
     no_compile_cache: bool = False
     """Keep no compiled programs."""
     dry_run: bool = False
-    """Check everything, train a few steps on made-up images, and write nothing."""
+    """Check the options, train a few steps on made-up images, and write nothing."""
     summary: bool = False
     """Print the network layer by layer, and stop."""
     quiet: bool = False
@@ -146,11 +147,14 @@ FIXED = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    directories: list[Path] = []  # the run's directory, once there is one
+    begun: list[tuple[Path, Config]] = []  # the run's directory and options, once there is one
 
     def continue_with() -> str | None:
-        resumable = [path for path in directories if (path / run_directory.CHECKPOINT).exists()]
-        return f"python -m experiments.run --resume {resumable[0]}" if resumable else None
+        for directory, config in begun:
+            if (directory / run_directory.CHECKPOINT).exists():
+                words = ["python", "-m", "experiments.run", "--resume", str(directory)]
+                return shlex.join([*words, *_words_of_this_machine(config)])
+        return None
 
     def body() -> int:
         config = _parsed(arguments)
@@ -181,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         described = _described(config)
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
-            directories.append(directory)
+            begun.append((directory, config))
             saved = _saved(directory, described, console) if config.resume else None
             ready, splits = _made_ready(
                 programs, config.devices, config.data, config.dataset, console
@@ -189,7 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             environment = manifest(digests(*splits), threads=threads)
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
-            state = _initial_state(ready, init_key, config.init_from, model, tx)
+            # A checkpoint has all that a continued run starts from.
+            init_from = None if saved else config.init_from
+            state = _initial_state(ready, init_key, init_from, model, tx)
             state, history = _begun(directory, described, environment, state, saved, console)
             write = partial(
                 run_directory.write_epoch,
@@ -238,13 +244,14 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
       UsageError: an option contradicts the run that is to be continued.
     """
     parse = partial(options.parse, Config, arguments, name="experiments.run", description=__doc__)
-    config = _with_homes(parse())
+    config = parse()
     if config.resume is None:
         return config
     begun = run_directory.read_config(config.resume)
-    own = {name: begun[name] for name in (*FIXED, "epochs")}
-    own["init_from"] = begun["init_from"] and Path(begun["init_from"])
-    given = _with_homes(parse(default=replace(Config(), **own)))
+    # A run of an earlier version lacks later options, and was trained with their defaults.
+    own = {name: begun.get(name, getattr(Config, name)) for name in (*FIXED, "epochs")}
+    own["init_from"] = begun.get("init_from") and Path(begun["init_from"])
+    given = parse(default=replace(Config(), **own))
     # A cycle of the learning rate depends on the number of epochs.
     fixed = FIXED if own["schedule"] == "constant" else (*FIXED, "epochs")
     for name in fixed:
@@ -253,19 +260,26 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
                 f"--{name.replace('_', '-')} {getattr(given, name)} contradicts the run in "
                 f"{config.resume}, which has {own[name]}"
             )
-    return replace(given, keep_epochs=given.keep_epochs or begun["keep_epochs"])
-
-
-def _with_homes(config: Config) -> Config:
-    """The same configuration with `~` replaced in its paths."""
-    names = ("init_from", "out", "resume", "compile_cache")
-    return replace(config, **{n: options.expanded(n, getattr(config, n)) for n in names})
+    return replace(given, keep_epochs=given.keep_epochs or begun.get("keep_epochs", False))
 
 
 def _described(config: Config) -> dict[str, Any]:
     """The part of the configuration that the files of a run record, as JSON values."""
     values = {name: getattr(config, name) for name in (*FIXED, "epochs", "keep_epochs")}
     return values | {"init_from": config.init_from and str(config.init_from)}
+
+
+def _words_of_this_machine(config: Config) -> list[str]:
+    """The options that do not define a run, so that its directory does not have them."""
+    given = {
+        "--data-dir": config.data.data_dir,
+        "--mirror": config.data.mirror,
+        "--platform": config.platform,
+        "--threads": config.threads,
+        "--compile-cache": config.compile_cache,
+    }
+    words = [word for name, value in given.items() if value for word in (name, str(value))]
+    return words + ["--no-compile-cache"] * config.no_compile_cache
 
 
 def check(config: Config) -> None:
@@ -297,10 +311,11 @@ def _worthwhile_threads(resume: Path | None, console: Console) -> int:
     Raises:
       FileError: the manifest of the run is damaged.
     """
+    if resume is not None and (resume / run_directory.MANIFEST).exists():
+        before = run_directory.read_manifest(resume)["starts"][-1]["threads"]
+        return min(before, cores.count())
     if cores.count() != 2:
         return cores.count()
-    if resume is not None and (resume / run_directory.MANIFEST).exists():
-        return 1 if run_directory.read_manifest(resume)["starts"][-1]["threads"] == 1 else 2
     if (nanoseconds := cores.far_apart()) is None:
         return 2
     console.print(
@@ -586,9 +601,11 @@ def _train(
       images after the last one.
 
     Raises:
-      FailedError: the loss became NaN or infinite.
+      FailedError: the loss became NaN or infinite, or was so when the run was continued.
     """
     done = len(history)
+    if history and None in history[-1].values():
+        raise FailedError(f"the loss is not finite after epoch {done}")
     fitted = train.fit(programs, state, *splits, order_key, epochs=epochs, done=done)
     logits = None
     with terminal.progress(console) as progress:

@@ -255,8 +255,8 @@ def test_a_killed_study_continues(whole, synthetic, tmp_path):
         (["--resume", "--out", "absent"], "--out"),
         (["--out", "full"], "--out"),
         (["--out", "full/results.jsonl"], "--out"),
-        (["--out", "~nobody-of-this-name/x"], "--out"),
-        (["--hosts", "2"], "--hosts"),
+        (["--plan", "best_rates"], "--plan"),
+        (["--from", "full", "--export", "other", "--out", "x"], "--out"),
         (["--coordinator", "h:1"], "--host"),
         (["--coordinator", "h:1", "--hosts", "2"], "--host"),
     ],
@@ -275,6 +275,22 @@ def test_bad_input_is_one_line_and_status_2(
     assert message.startswith(f"error: {option} must be")
     assert_one_line(message)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--out", "~nobody-of-this-name/x"], "~nobody-of-this-name/x: there is no such home"),
+        (["--hosts", "2"], "--hosts and --host are given with --coordinator"),
+        (["--host", "0"], "--hosts and --host are given with --coordinator"),
+    ],
+)
+def test_what_else_cannot_be_is_said(command, monkeypatch, tmp_path, capsys, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    assert compare.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {line}")
+    assert_one_line(message)
 
 
 def test_the_last_seed_is_a_seed():

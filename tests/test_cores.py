@@ -158,6 +158,8 @@ def test_a_continued_run_has_as_many_threads_as_before(before, now, asked, tmp_p
     starts = {"starts": [{"threads": 99}, {"threads": before}]}
     files.write_whole(tmp_path / "manifest.json", files.as_json(starts))
     assert run._worthwhile_threads(tmp_path, terminal.console()) == now
+    monkeypatch.setattr(cores, "count", lambda: 6)
+    assert run._worthwhile_threads(tmp_path, terminal.console()) == min(before, 6)
 
 
 def test_more_cores_than_two_are_all_used(asked, monkeypatch):

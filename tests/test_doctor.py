@@ -120,13 +120,22 @@ def test_flags_with_which_xla_does_not_start(users, tmp_path):
     assert users.strip("-").partition("=")[0] in line.partition("stops XLA")[2]
 
 
-def test_a_platform_that_is_not_there(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Unable to initialize 'cuda'\nand more"), "Unable to initialize 'cuda'"),
+        (AssertionError(), "JAX finds none"),
+    ],
+)
+def test_a_platform_that_is_not_there(error, reason, capsys, monkeypatch):
     def fail():
-        raise RuntimeError("Unable to initialize backend 'cuda'\nand more")
+        raise error
 
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(doctor.jax, "devices", fail)
     _, found, wrong = lines(capsys)
-    assert wrong == ["devices"] and found["devices"] == "Unable to initialize backend 'cuda'"
+    assert wrong == ["devices"]
+    assert found["devices"] == f"{reason}; JAX_PLATFORMS is 'cuda': unset it, or set it to cpu"
     assert list(found) == ["versions", "devices", "compile cache", "data"]
 
 
@@ -289,4 +298,4 @@ def test_without_a_home_there_is_no_cache(capsys, monkeypatch, quick):
 
 def test_a_home_that_does_not_exist_is_refused(capsys):
     assert doctor.main(["--compile-cache", "~no-such-user/x"]) == 2
-    assert capsys.readouterr().err.startswith("error: --compile-cache must be ")
+    assert "~no-such-user/x: there is no such home directory" in capsys.readouterr().err

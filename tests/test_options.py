@@ -49,7 +49,8 @@ def test_options_are_read_and_defaults_replaced():
     [
         (["--where", "away"], "invalid choice 'away' for argument '--where'. Expected one of"),
         (["--times", "often"], "Error parsing --times: invalid literal for int()"),
-        (["--tims", "3"], "Unrecognized options: --tims, 3"),
+        (["--tims", "3"], "Unrecognized options: --tims (did you mean --times?)"),
+        (["--xyz=3"], "Unrecognized options: --xyz=3"),
         (["--times"], "Missing value for argument '--times'"),
     ],
 )
@@ -156,7 +157,8 @@ def test_a_platform_that_this_machine_has_not_is_one_line(platform):
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == f"error: JAX finds no device; JAX_PLATFORMS is {platform!r}\n"
+    reason = f"JAX finds no device; JAX_PLATFORMS is {platform!r}"
+    assert done.stderr == f"error: {reason}: unset it, or set it to cpu\n"
 
 
 def test_another_error_is_not_taken_for_a_missing_device():
@@ -175,8 +177,26 @@ def test_an_ignored_signal_stays_ignored(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_home_that_is_not_there_is_refused():
-    assert options.expanded("out", None) is None
-    assert options.expanded("out", Path("runs")) == Path("runs")
-    with pytest.raises(options.UsageError, match="--out must be a path whose home"):
-        options.expanded("out", Path("~nobody-has-this-name/runs"))
+def test_home_directories_are_found_in_every_path(monkeypatch, tmp_path):
+    """Shells leave `~` as it is in `--file=~/x`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse("--file=~/x").file == tmp_path / "x"
+    assert options.at_home((Path("~/x"), Path("y"), 3)) == (tmp_path / "x", Path("y"), 3)
+    with pytest.raises(options.UsageError, match=r"~nobody-has-this-name/x: there is no such home"):
+        parse("--file", "~nobody-has-this-name/x")
+
+
+def test_without_a_standard_output_a_command_works():
+    """As after `>&-`."""
+    code = (
+        "import sys; sys.stdout = None\n"
+        "from dataclasses import dataclass\n"
+        "from experiments import options\n"
+        "@dataclass(frozen=True)\nclass Config:\n    times: int = 1\n"
+        "def body():\n"
+        "    options.parse(Config, ['--times', '2'], name='x', description='')\n"
+        "    return 0\n"
+        "options.leave(options.run_command(body))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

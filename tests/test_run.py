@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -326,6 +327,44 @@ def test_predictions_use_the_statistics_of_a_recalibrated_run(data, one_run, tmp
     assert written.read_bytes() == before
 
 
+def test_a_continued_run_needs_no_file_of_initial_weights(data, directory, tmp_path):
+    weights = Path(shutil.copy(directory / "weights.safetensors", tmp_path / "w.safetensors"))
+    assert start(tmp_path, "--init-from", str(weights)) == 0
+    begun = tmp_path / "runs" / "after_fc1-seed0"
+    weights.unlink()
+    assert resume(begun, "--epochs", "3") == 0
+    assert len(history_of(begun)) == 3
+
+
+def test_a_run_of_a_version_with_fewer_options_is_continued(data, directory):
+    """It was trained with the defaults of the options that came later."""
+    config = run_directory.read_config(directory)
+    early = {k: v for k, v in config.items() if k not in ("nesterov", "evaluation", "keep_epochs")}
+    files.write_whole(directory / run_directory.CONFIG, files.as_json(early))
+    assert resume(directory) == 0
+
+
+def test_the_command_that_continues_repeats_what_the_directory_does_not_know(
+    data, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "my runs"
+    given = ["--mirror", str(tmp_path / "m"), "--threads", "1", "--no-compile-cache"]
+    monkeypatch.setattr(cores, "threads_made", lambda _: contextlib.nullcontext())
+    write_epoch = run_directory.write_epoch
+
+    def stop_after(*args, **kwargs):
+        write_epoch(*args, **kwargs)
+        interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "write_epoch", stop_after)
+        assert run.main(["--out", str(out), "--epochs", "2", *given]) == 130
+    words = shlex.split(capsys.readouterr().err.partition("to continue: ")[2])
+    assert words[:3] == ["python", "-m", "experiments.run"]
+    assert words[3:] == ["--resume", str(out / "after_fc1-seed0"), *given]
+    assert run.main(words[3:]) == 0
+
+
 def test_batches_divided_over_devices_give_the_run_of_one_device(data, tmp_path):
     assert start(tmp_path, "--batch-size", "32") == 0
     assert start(tmp_path, "--batch-size", "32", "--devices", "2") == 0
@@ -466,6 +505,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(data, tm
     lines = (tmp_path / "runs" / "none-seed0" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert [row["epoch"] for row in rows] == [1]
+    assert resume(tmp_path / "runs" / "none-seed0") == 1
+    assert "not finite after epoch 1" in capsys.readouterr().err
 
 
 def test_seeds_keep_their_bits_up_to_the_last():

@@ -20,7 +20,7 @@ from typing import Annotated
 import tyro
 
 from experiments import options, terminal
-from experiments.options import DataOptions, OptionalPath, UsageError, expanded, refuse
+from experiments.options import DataOptions, OptionalPath, UsageError, refuse
 from experiments.page.build import render
 from experiments.page.contents import gather, read_study
 from experiments.run_directory import Run, open_run, writing
@@ -50,16 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = "experiments.page"
         config = options.parse(Config, arguments, name=name, description=str(__doc__))
         check(config)
-        out, folder = expanded("out", config.out), expanded("study", config.study)
-        assert out
-        runs = [open_run(path.expanduser()) for path in config.runs]
-        study = read_study(folder) if folder else None
+        out = config.out
+        runs = [open_run(path) for path in config.runs]
+        study = read_study(config.study) if config.study else None
         console = terminal.console()
         with terminal.log_of_library(console):
             data_dir, mirror = config.data.data_dir, config.data.mirror
             _, test = load_mnist(data_dir, mirror, dataset=dataset_of(runs))
         title = ", ".join(run.name for run in runs)
-        page = render(gather(runs, test), study, title=title).encode()
+        page = render(gather(runs, test), study, title=title).encode(errors="backslashreplace")
         with writing(out.parent):
             write_whole(out, page)
         console.print(f"written: {out}, {len(page) / 1e6:.2f} MB")
