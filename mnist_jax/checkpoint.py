@@ -41,8 +41,8 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
 
     Args:
       path: where the file goes; a regular file that is there already is replaced.
-      tree: any pytree of arrays of numbers. None and empty containers are part of its structure
-        and are not stored. `restore` gives the tree back.
+      tree: any pytree of arrays of numbers, but not of Python's numbers. None and empty containers
+        are part of its structure and are not stored. `restore` gives the tree back.
       metadata: JSON values, for instance the number of finished epochs and the options of the run.
 
     Raises:
@@ -56,7 +56,7 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
         arrays[name] = np.asarray(leaf, order="C")
         if arrays[name].dtype.name not in _DTYPES:
             raise TypeError(
-                f"{name or 'the tree'} is {arrays[name].dtype}, which has no place here"
+                f"{name or 'the tree'} is {arrays[name].dtype}, which a checkpoint cannot hold"
             )
     covered = (
         json.dumps(dict(metadata), allow_nan=False).encode()
@@ -84,7 +84,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             # is no checkpoint takes no memory.
             size = os.fstat(file.fileno()).st_size - _FIRST_LINE_SIZE
             if not first_line.endswith(_first_line("", size)[len(_MAGIC) :]):
-                raise CheckpointError(f"{path}: damaged, it has not the size it was written with")
+                raise CheckpointError(
+                    f"{path}: damaged, it does not have the size it was written with"
+                )
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if first_line != _first_line(digest, size):
                 raise CheckpointError(
@@ -125,7 +127,9 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
     }
     if any(differences.values()):
         parts = [f"{kind}: {_listed(names)}" for kind, names in differences.items() if names]
-        raise CheckpointError(f"{checkpoint.path}: of something else, {'; '.join(parts)}")
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit what is expected, {'; '.join(parts)}"
+        )
     structure = jax.tree.structure(like)
     return jax.tree.unflatten(structure, [found[name] for name in expected])
 

@@ -2,8 +2,8 @@
 
 They are options of one `jax.jit`, so they hold for our programs and for nothing else in the
 process, and it does not matter when JAX was started. JAX refuses a jit with options inside another
-jit: options belong on the outermost one, and `train.compiled` and `parallel.compiled` put them
-there.
+jit: options belong on the outermost one, and `train.compiled`, `parallel.over_seeds` and
+`parallel.over_batch` put them there.
 """
 
 import os
@@ -22,6 +22,9 @@ _COMMON: dict[str, str | bool] = {
     # Allows vectors of 16 floats if the processor has them; the default stops at 8.
     "xla_cpu_prefer_vector_width": "512",
 }
+# For programs that run once: what counts is the time to compile, 0.5 s for the initial weights in
+# place of 0.7 s.
+_QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 _BY_RELEASE: dict[tuple[int, int], dict[str, str | bool]] = {
     (0, 10): {
         # The older emitters vectorise loops over slices; the newer ones compute an index for each
@@ -42,17 +45,20 @@ def known_release() -> bool:
     return _release() in _BY_RELEASE
 
 
-def options(platform: str | None = None) -> dict[str, str | bool]:
+def options(platform: str | None = None, *, quickly: bool = False) -> dict[str, str | bool]:
     """The options for `jax.jit(..., compiler_options=...)`.
 
     Args:
       platform: `cpu`, `gpu`, ...; None means the platform that JAX computes on by default.
+      quickly: whether to compile in less time a program that takes longer then.
 
     Returns:
       The value of each option by its name. It is empty unless the platform is `cpu` and the options
       were tried on the installed jaxlib. Options that the user has set in `XLA_FLAGS` are left out.
     """
     wanted, users = _wanted(platform), _users_options()
+    if wanted and quickly:
+        wanted |= _QUICKLY
     return {name: value for name, value in wanted.items() if name not in users}
 
 
@@ -65,9 +71,9 @@ def overridden(platform: str | None = None) -> list[str]:
     return [name for name in _wanted(platform) if name in _users_options()]
 
 
-def jit(function: Callable[..., Any], **settings: Any) -> Any:
-    """`jax.jit` with `options()`; its result cannot be called inside another jit."""
-    return jax.jit(function, compiler_options=options(), **settings)
+def jit(function: Callable[..., Any], *, quickly: bool = False, **settings: Any) -> Any:
+    """`jax.jit` with `options(quickly=...)`; its result cannot be called inside another jit."""
+    return jax.jit(function, compiler_options=options(quickly=quickly), **settings)
 
 
 def _release() -> tuple[int, int]:

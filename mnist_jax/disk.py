@@ -15,10 +15,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
     The content is written to a file of another name in the same directory and forced onto the disk,
     and that file is renamed. Then the directory is forced onto the disk too, because the new name
-    is an entry of it.
+    is an entry of it. A process that is killed may leave a file whose name ends in `INCOMPLETE`,
+    which can be removed.
 
     Args:
-      path: a new file, or a regular file, which is replaced.
+      path: a new file, or a regular file, which is replaced by one with the default mode. Of a
+        symbolic link the link is replaced, not the file that it names.
       content: the bytes of the whole file.
 
     Raises:
@@ -75,7 +77,9 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "is no file", str(path))
+    raise OSError(
+        errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "is no regular file", str(path)
+    )
 
 
 def read_regular(path: str | os.PathLike[str], *, limit: int = 2**30) -> bytes:

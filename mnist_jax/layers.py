@@ -84,6 +84,11 @@ class BatchNorm(nn.Module):
     In training it normalises with the biased variance of the batch and moves the running variance
     towards the unbiased one, as PyTorch does; `flax.linen.BatchNorm` uses the biased one for both.
 
+    Attributes:
+      momentum: the weight of a batch in the running statistics, as in PyTorch;
+        `flax.linen.BatchNorm` gives this weight to the past.
+      epsilon: what is added to the variance.
+
     If the collection `batch_moments` is mutable, it receives the mean and the unbiased variance of
     this batch alone, under the names that the running ones have in `batch_stats`.
     """

@@ -56,9 +56,11 @@ class LeNet(nn.Module):
       placement: where the residual block stands.
       pixels: the scale of the pixels. The network holds it so that training and prediction cannot
         disagree.
-      dtype: the dtype of parameters and arithmetic.
+      dtype: the dtype of parameters and arithmetic, float32 or float64. The sums of an epoch would
+        be wrong in a narrower one.
       resnet_block: the module at `placement`. The default is the report's block; others serve to
-        find out which of its parts matters.
+        find out which of its parts matters. After fc1 its 3x3 convolutions must be
+        `layers.Conv3x3`, because `train.train_epoch` gives it the centres of the kernels alone.
       fc1_features: the number of outputs of fc1. The default is the report's; a larger number makes
         a network without a block as large as one with it.
     """
@@ -120,7 +122,7 @@ def centres(model: nn.Module, tree: Any) -> Any:
 
 
 def with_centres(tree: Any, others: Any) -> Any:
-    """A whole tree with the values of one that `centres` made of such a tree."""
+    """Returns `tree` with the values of `others`, which `centres` made of a tree like it."""
 
     def combined(whole: Any, new: Any) -> Any:
         if jnp.shape(whole) == jnp.shape(new):

@@ -51,7 +51,8 @@ def over_seeds(
     """Compiles the programs of `train.compiled` for many seeds at once.
 
     States, keys, orders and results have a leading axis of `S` seeds: `[S, ...]`. The seeds are
-    divided over the mesh and exchange nothing, and each one's results are those of a single run.
+    divided over the mesh and exchange nothing. On CPU each one's results are those of a single run,
+    bit for bit; other devices compute several seeds at once, and may round differently.
     `S` need not be a multiple of the number of devices. `train.fit` runs one seed, so a study calls
     these programs itself.
 

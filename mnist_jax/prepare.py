@@ -7,6 +7,8 @@ bytes in TFDS's fixed order, without a header, because no digest would cover a h
 A dataset appears whole or not at all: it is written under another name, read back, forced onto the
 disk and only then renamed. A file lock lets one process at a time write in a data directory. So
 what an unfinished process left there belongs to no running one, and the next process removes it.
+
+While TFDS writes, what other threads of the process print is lost.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import os
 import shutil
 import struct
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +56,7 @@ DIGESTS: dict[str, dict[str, str]] = {
 OURS = "mnist_jax"  # the folder beside TFDS's files
 LOCK = ".mnist_jax.lock"
 ASIDE = "incomplete.mnist_jax"
+_SILENCE = threading.Lock()  # two threads that redirect in turn would leave the streams redirected
 
 
 class _Record(NamedTuple):
@@ -270,7 +274,7 @@ def _write_dataset(
 
     root = folder / "tfds"
     silence = io.StringIO()  # TFDS prints and draws progress bars; this library does neither
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+    with _SILENCE, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         try:
             Builder(data_dir=root, file_format="array_record").download_and_prepare()
         except Exception as error:  # TFDS turns a full disk, for one, into other exceptions

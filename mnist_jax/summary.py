@@ -20,7 +20,10 @@ class Layer(NamedTuple):
 
 
 def summary(model: nn.Module) -> list[Layer]:
-    """Lists the layers of a `LeNet` in the order of computation, without computing anything."""
+    """Lists the layers of a `LeNet` in the order of computation, without computing anything.
+
+    What the block is made of must be layers, not modules of layers.
+    """
     calls: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -35,7 +38,9 @@ def summary(model: nn.Module) -> list[Layer]:
             functools.partial(model.init, train=False), jax.random.key(0), images
         )["params"]
     return [
-        _layer(path, shape[:-1], functools.reduce(lambda tree, name: tree[name], path, params))
+        _layer(
+            path, shape[:-1], functools.reduce(lambda tree, name: tree.get(name, {}), path, params)
+        )
         for path, shape in calls
         if path and path[-1] != "resnet_block"
     ]

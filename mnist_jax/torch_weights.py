@@ -35,7 +35,7 @@ from mnist_jax.data import Pixels
 from mnist_jax.disk import read_regular, write_whole
 from mnist_jax.model import Placement
 
-_TORCH_NAMES = {
+_TORCH_NAMES: dict[str | None, str] = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
@@ -91,7 +91,7 @@ def to_torch(variables: Any, num_batches_tracked: int = 0) -> dict[str, np.ndarr
     """
     arrays = {
         # Contiguous, because safetensors writes an array's memory as it is.
-        ".".join((*modules, _TORCH_NAMES[leaf])): np.ascontiguousarray(
+        ".".join((*modules, _TORCH_NAMES.get(leaf, str(leaf)))): np.ascontiguousarray(
             _to_torch_axes(np.asarray(array))
         )
         for (_, *modules, leaf), array in flatten_dict(variables).items()
@@ -192,12 +192,13 @@ def load(path: str | os.PathLike[str]) -> Weights:
             raise ValueError(f"must be float32 or float64, not {error.args[0]}") from error
         pixels, epochs = _ours(tensors, _metadata(content))
         placement = _placement(tensors)
-        variables = from_torch(tensors, placement)
+        with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
+            variables = jax.tree.map(jnp.asarray, from_torch(tensors, placement))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
             raise ValueError("weights that are not finite")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Weights(placement, jax.tree.map(jnp.asarray, variables), pixels, epochs)
+    return Weights(placement, variables, pixels, epochs)
 
 
 def _metadata(content: bytes) -> dict[str, str]:

@@ -135,14 +135,20 @@ def train_epoch(
       split: images `[N, 28, 28, 1]` uint8 and labels `[N]`.
       order: `[N]` int32, the places of the examples in the order of training, from `epoch_order`.
       model: the network.
-      tx: the optimiser. It does not see the weights that `model.centres` leaves out, so weight
-        decay leaves those as they are.
+      tx: the optimiser. Where the block stands after fc1, it does not see the weights that
+        `model.centres` leaves out. So weight decay leaves those as they are, and an optimiser that
+        computes a norm or a mean over a whole array (LARS, LAMB, Adafactor, adaptive clipping)
+        moves the other weights by other amounts than `train_step` does.
       batch_size: `B`.
       batch_sharding: how several devices divide the batch axis, which `parallel.over_batch` sets;
         None does not divide it.
 
     Returns:
       The state after the epoch and the sums over its `N` examples.
+
+    Raises:
+      ValueError: a batch, which may be the last one, has only one value for each channel of batch
+        normalisation.
     """
     size = order.shape[0]
     whole = size - size % batch_size
@@ -159,10 +165,11 @@ def train_epoch(
         state, batch_sums = train_step(state, batch, model=model, tx=tx)
         return (state, sums + batch_sums), None
 
-    # Without what no gradient reaches, an epoch of the block after fc1 takes a twelfth less time.
+    # An epoch with the block after fc1 takes a twelfth less time without the weights that no
+    # gradient reaches.
     trained = centres(model, state)
     if _shapes(trained.opt_state) != _shapes(jax.eval_shape(tx.init, trained.params)):
-        trained = state  # the optimiser keeps something else than an array for each parameter
+        trained = state  # the optimiser keeps arrays that do not have the shape of a parameter
     carry = trained, metrics.zero(jax.tree.leaves(state.params)[0].dtype)
     carry, _ = lax.scan(step, carry, order[:whole].reshape(-1, batch_size))
     if whole < size:
@@ -183,17 +190,26 @@ def predict(
     batch_size: int = TEST_BATCH_SIZE,
     statistics: Literal["running", "batch"] = "running",
 ) -> jax.Array:
-    """Logits `[N, 10]` of images `[N, 28, 28, 1]` uint8.
+    """Logits `[N, 10]` of images `[N, 28, 28, 1]` uint8, `N` at least 1.
+
+    This function is not compiled, and a call with more than `batch_size` images compiles its loop
+    each time. To call it often, use `compilation.jit(partial(predict, model=model))`.
 
     Args:
       variables: the network's, for instance from `variables_of`.
       images: as MNIST stores them; the network normalises them itself.
       model: the network.
       batch_size: how many images are computed at once. With running statistics it changes the
-        memory that this takes, not the result.
+        memory that this takes, but not the result except for rounding.
       statistics: what batch normalisation normalises with: the running statistics of training, or
         those of each batch, as PyTorch does in a model without a call of `eval()`.
+
+    Raises:
+      ValueError: there are no such statistics; or a batch, which may be the last one, has only one
+        value for each channel and is to be normalised with its own.
     """
+    if statistics not in ("running", "batch"):
+        raise ValueError(f"statistics must be 'running' or 'batch', not {statistics!r}")
     images = jnp.asarray(images)
 
     def logits(batch: jax.Array) -> Any:
@@ -219,7 +235,10 @@ def evaluate(
     batch_size: int = TEST_BATCH_SIZE,
     statistics: Literal["running", "batch"] = "running",
 ) -> Evaluation:
-    """Computes the logits and the sums of a whole split; other arguments are as in `predict`."""
+    """Computes the logits and the sums of a whole split.
+
+    The other arguments are those of `predict`, and so are the errors.
+    """
     logits = predict(
         variables, split.images, model=model, batch_size=batch_size, statistics=statistics
     )
@@ -288,10 +307,8 @@ def compiled(
       test_batch_size: images that `evaluate` computes at once; it decides memory, not results.
     """
     programs = uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
-    # Weights are drawn once, so what counts is the time to compile: 0.5 s instead of 0.7.
-    quickly = compilation.options() | {"xla_backend_optimization_level": 1}
     return Programs(*map(compilation.jit, programs))._replace(
-        init_state=jax.jit(programs.init_state, compiler_options=quickly)
+        init_state=compilation.jit(programs.init_state, quickly=True)  # weights are drawn once
     )
 
 
@@ -339,7 +356,8 @@ def ahead_of_time(
 
     Returns:
       The same programs, with those that are named compiled. Of these, `recalibrate` and
-      `train_epoch` take training splits of this size only, and the others such test splits.
+      `train_epoch` take training splits of this size only, and `evaluate` and `evaluate_batch` such
+      test splits.
     """
 
     def split(size: int) -> Split:

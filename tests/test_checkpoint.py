@@ -183,7 +183,7 @@ def test_a_huge_file_takes_no_memory(saved, tmp_path, lie):
         [sys.executable, "-c", HUGE, str(path)], capture_output=True, text=True, cwd=ROOT
     )
     message, memory = done.stdout.splitlines()
-    wrong = "its SHA-256 is not the one" if lie else "it has not the size"
+    wrong = "its SHA-256 is not the one" if lie else "it does not have the size"
     assert message.startswith(f"{path}: damaged, {wrong}")
     assert int(memory.split()[0]) < 20_000 * (1024 if sys.platform == "darwin" else 1)
 

@@ -53,10 +53,20 @@ def test_each_option_is_pinned(jaxlib, release):
     assert compilation.known_release()
 
 
+@pytest.mark.parametrize("release", sorted(BOTH))
+def test_a_program_that_runs_once_is_compiled_at_level_1(monkeypatch, jaxlib, release):
+    jaxlib(release)
+    level = {"xla_backend_optimization_level": "1"}
+    assert compilation.options("cpu", quickly=True) == compilation.options("cpu") | level
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert compilation.options("cpu", quickly=True) == compilation.options("cpu")
+    assert compilation.options("gpu", quickly=True) == {}
+
+
 @pytest.mark.parametrize("release", UNTRIED)
 def test_an_untried_release_gets_none(jaxlib, release):
     jaxlib(release)
-    assert compilation.options("cpu") == {}
+    assert compilation.options("cpu") == compilation.options("cpu", quickly=True) == {}
     assert not compilation.known_release()
 
 

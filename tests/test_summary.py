@@ -1,5 +1,6 @@
 """The summary of each network: names in order, shapes, parameters and multiply-adds."""
 
+import flax.linen as nn
 import pytest
 
 from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, ResidualBlock
@@ -37,3 +38,13 @@ def test_the_rows_follow_what_the_network_is_made_of():
     assert {row.name: row.parameters for row in summary(plain)}["resnet_block/conv2"] == (
         9 * 120 * 120 + 120
     )
+    dropout = LeNet("after_fc1", resnet_block=Dropped())
+    assert {row.name: row.parameters for row in summary(dropout)}["resnet_block/Dropout_0"] == 0
+
+
+class Dropped(nn.Module):
+    """A block without parameters."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dropout(0.5, deterministic=True)(x)

@@ -307,6 +307,20 @@ def test_numbers_that_are_not_finite_are_refused(number, name, path):
     assert complaint(path) == "weights that are not finite"
 
 
+def test_a_float64_beyond_float32_is_not_finite_either(path):
+    state_dict = {name: array.astype(np.float64) for name, array in made_up("none").items()}
+    state_dict["fc3.bias"][0] = 1e300
+    safetensors.numpy.save_file(state_dict, path)
+    assert complaint(path) == "weights that are not finite"
+
+
+def test_an_entry_that_no_layer_of_pytorch_has_is_named():
+    variables = from_torch(made_up("none"), "none")
+    variables["params"]["fc3"]["embedding"] = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"unexpected: fc3\.embedding"):
+        to_torch(variables)
+
+
 def test_the_weights_of_another_network_are_refused(path):
     state_dict = made_up("after_fc1")
     state_dict["resnet_block.conv1.weight"] = np.zeros((60, 60, 3, 3), np.float32)

@@ -307,6 +307,17 @@ def test_predictions_keep_the_order_of_the_images(splits, after_one):
     assert evaluated.metrics.correct == (logits.argmax(-1) == test.labels).sum()
 
 
+def test_statistics_that_do_not_exist_are_refused(splits, after_one):
+    """A user of the command line knows a third name."""
+    with pytest.raises(ValueError, match="must be 'running' or 'batch', not 'recalibrated'"):
+        train.predict(
+            train.variables_of(after_one[0]),
+            splits[1].images[:5],
+            model=MODEL,
+            statistics="recalibrated",  # type: ignore[arg-type]
+        )
+
+
 def test_five_images_are_predicted(splits, after_one):
     """As they come from the split, with the batch size left alone."""
     variables, images = train.variables_of(after_one[0]), np.asarray(splits[1].images)
