@@ -1,13 +1,14 @@
 """Makes JAX as strict as it can be, and holds the data that several files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
 import pytest
 import small
 
-from experiments import cores
+from experiments import cores, stopping
 from mnist_jax import sources
 from mnist_jax.data import Split, load_mnist
 
@@ -28,6 +29,21 @@ MIRROR = Path(
 def cores_are_near(monkeypatch):
     """Commands in this process print the same on every machine; test_cores.py has the others."""
     monkeypatch.setattr(cores, "far_apart", lambda: None)
+
+
+@pytest.fixture
+def no_signal_is_ignored():
+    """Under nohup this process ignores SIGHUP, and so would each process that it starts."""
+    ignored = [
+        number
+        for number in (getattr(signal, name) for name in stopping.SIGNALS)
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,7 @@ def test_the_plan_says_which_runs(capsys, monkeypatch):
 # Interrupted -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_signal_is_ignored")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_it_with_the_command_that_continues(
     whole, command, tmp_path, monkeypatch, capsys, name

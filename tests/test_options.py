@@ -110,6 +110,7 @@ def test_there_is_nothing_to_continue_without_a_command(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.usefixtures("no_signal_is_ignored")
 @pytest.mark.parametrize("name", stopping.SIGNALS)
 def test_a_signal_ends_a_command_at_any_moment(name):
     """While it imports, and while it works; the handlers from before are back afterwards."""
