@@ -448,7 +448,7 @@ def test_the_module_runs_as_a_command():
         (["--platform", "abacus"], "'--platform'. Expected one of"),
         (["--init-from", __file__], "test_run.py: not a .safetensors file"),
         (["--init-from", "absent.safetensors"], "absent.safetensors: No such file"),
-        (["--out", "~nobody-has-this-name"], "--out must be a path whose home"),
+        (["--out", "~nobody-has-this-name"], "~nobody-has-this-name: there is no such home"),
         (
             ["--out", "x" * 300],
             "--out must be a directory that can be written (File name too long)",

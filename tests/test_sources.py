@@ -199,7 +199,7 @@ def test_a_mirror_whose_file_is_none(tmp_path, make):
     file.unlink()
     make(file)
     with pytest.raises(
-        DataError, match=f"{file} cannot be read: is (a directory|no file)"
+        DataError, match=f"{file} cannot be read: is (a directory|no regular file)"
     ) as caught:
         sources.fetch("mnist", originals, tmp_path)
     assert caught.value.about == ("mirror",)
