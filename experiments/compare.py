@@ -61,6 +61,10 @@ from mnist_jax.model import PLACEMENTS, Placement
 
 MAX_SEEDS = 10_000
 OUT = Path("studies/report")
+TRAINING = (  # the options that say what is trained, and where
+    *("seeds", "first_seed", "placements", "variants", "plan", "epochs"),
+    *("resume", "coordinator", "hosts", "host"),
+)
 BEST_RATES = "best_rates"  # the part of the plan that follows from the results of another part
 
 
@@ -198,10 +202,15 @@ def check(config: Config) -> None:
         for option in ("variants", "placements", "seeds", "first_seed"):
             if getattr(config, option) != getattr(Config, option):
                 refuse(option, "left out with --plan", getattr(config, option))
+        if config.timing is not None:
+            refuse("timing", "given with --from when every part is done", config.timing)
     out = config.out or OUT
     if config.plan == BEST_RATES and not results.is_there(out):
         refuse("plan", f"trained after the part rates in the same --out, not {BEST_RATES}", out)
     if config.from_dir is not None:
+        for option in TRAINING:
+            if (value := getattr(config, option)) != getattr(Config, option):
+                refuse(option, "left out with --from, which trains nothing", value)
         if not results.is_there(config.from_dir):
             allowed = f"a directory with {study_directory.RESULTS} or {results.TABLE}"
             refuse("from", allowed, config.from_dir)

@@ -226,8 +226,8 @@ def test_claim_2_pairs_the_rounds():
 
 
 def test_claim_3_counts_epochs():
-    """By hand: 10, 96, 98 crosses 97 half-way through epoch 2."""
-    curves = {0: (96.0, 98.0), 1: (97.0, 98.0), 2: (90.0, 96.9)}
+    """By hand: 96, 98 crosses 97 half-way through epoch 2; the line to 98.5 starts at 10."""
+    curves = {0: (96.0, 98.0), 1: (97.0, 98.0), 2: (90.0, 96.9), 3: (98.5, 98.6)}
     runs = pd.DataFrame(
         [
             {"variant": "report", "placement": "none", "seed": seed, "epoch": e, claims.FINAL: a}
@@ -236,7 +236,7 @@ def test_claim_3_counts_epochs():
         ]
     )
     reached = claims.epochs_to_target(runs, "report", "none")
-    np.testing.assert_allclose(reached, [1.5, 1.0, np.nan])
+    np.testing.assert_allclose(reached, [1.5, 1.0, np.nan, 87 / 88.5])
 
 
 def test_claim_3_a_run_that_never_gets_there_counts_as_the_last_epoch():

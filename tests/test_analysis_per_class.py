@@ -48,6 +48,23 @@ def test_accuracy_by_digit_counts_the_whole_split():
     np.testing.assert_allclose(table["sd"], 100 * pd.DataFrame(share).std())
 
 
+def test_the_interval_by_digit_is_the_one_for_a_thirteenth_run():
+    """Student's t with 11 degrees of freedom has 95 % of its mass within 2.200985."""
+    answer = answers(labels())
+    share = answer.confusion[:, range(10), range(10)] / answer.confusion.sum(axis=2)
+    logits = np.log(share / (1 - share))
+    reach = 2.200985 * logits.std(axis=0, ddof=1) * np.sqrt(13 / 12)
+    table = per_class.accuracies([answer])
+    assert table["n"].eq(12).all()
+    for column, bound in (("low", logits.mean(axis=0) - reach), ("high", logits.mean(0) + reach)):
+        np.testing.assert_allclose(table[column], 100 / (1 + np.exp(-bound)), rtol=1e-6)
+
+
+def test_a_digit_that_no_run_misreads_counts_as_half_a_mistake():
+    table = per_class.accuracies([answers(labels(500), error=0.0)])
+    np.testing.assert_allclose(table["low"], 100 * (1 - 0.5 / table["images"]), rtol=1e-6)
+
+
 def test_a_digit_without_mistakes_has_an_interval_below_100():
     answer = answers(labels(500), error=0.0005, seeds=6)
     table = per_class.accuracies([answer])
@@ -71,6 +88,21 @@ def test_the_sampling_that_was_used_is_the_most_probable(monkeypatch, sampling, 
     assert (best["sampling"], best["printed"]) == (sampling, printed)
     assert best["reachable"] == best["total"] == 20
     assert best["place"] > 1
+
+
+def test_the_probability_of_percentages_by_hand():
+    """Ten digits of 50 images; of each the report is to print 100, so no mistake is possible.
+
+    Four runs without any count as half a mistake in four runs, Poisson with mean 1/8. Two runs with
+    0 and 2 mistakes have the mean 1 and the variance 2, which is 3 for a new run: negative binomial
+    with 1/2 failures and the probability 1/3.
+    """
+    target, sample = np.full(10, 100), np.full(10, 50)
+    none = per_class._log_probability(target, np.zeros((4, 10), int), sample, np.floor)
+    assert none == pytest.approx(-10 / 8, rel=1e-4)
+    two = np.array([np.zeros(10, int), np.full(10, 2)])
+    some = per_class._log_probability(target, two, sample, np.floor)
+    assert some == pytest.approx(10 * np.log(1 / 3) / 2)
 
 
 def test_the_images_of_the_sample_themselves_are_asked():
@@ -139,12 +171,36 @@ def test_the_baseline_may_be_a_mean_of_sampled_percentages():
     assert found["about_92_all"] == found["about_92_sampled"] == 0
 
 
+def test_about_92_is_from_91_5_to_92_5():
+    """Of accuracies that four runs have on 10,000 images, and of the means that they print."""
+    digits = labels()
+    right = np.ones((4, SIZE), bool)
+    for run, wrong in enumerate((851, 850, 750, 749)):
+        right[run, np.flatnonzero(np.arange(SIZE) % 64 >= 4)[:wrong]] = False
+    none = answers(digits, variant="no_momentum_mnist", placement="none", seeds=4)
+    found = per_class.baselines([none._replace(correct=np.packbits(right, axis=1))], digits)
+    assert found["about_92_all"].item() == 0.5
+    assert found["about_92_sampled"].item() == 0  # the images of the sample are all right
+    printed = pd.Series([91.4, 91.5, 92.5, 92.6])
+    assert per_class.about_92(printed).tolist() == [False, True, True, False]
+
+
 def test_the_loop_of_the_tutorial_counts_628_images():
     """157 batches of 64, the last one of 16."""
     masks = per_class.samplings(SIZE)
     assert masks["first 4 of each batch"].sum() == 4 * 157 == 628
     assert masks["first 4 of each batch"][[0, 3, 4, 63, 64, 9984]].tolist() == [1, 1, 0, 0, 1, 1]
-    assert masks["all images"].all()
+    assert {name: mask.sum() for name, mask in masks.items()} == {
+        "first of each batch": 157,
+        "first 2 of each batch": 314,
+        "first 4 of each batch": 628,
+        "first 8 of each batch": 1256,
+        "first 16 of each batch": 2512,
+        "first batch": 64,
+        "first 1,000 images": 1000,
+        "all images": SIZE,
+    }
+    assert masks["first batch"][:64].all() and masks["first 1,000 images"][:1000].all()
 
 
 @pytest.mark.mnist

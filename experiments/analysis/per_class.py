@@ -178,7 +178,6 @@ def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
       first four images of each batch, cut off), about_92_all and about_92_sampled (shares of the
       runs for which that is 91.5 to 92.5).
     """
-    target = published.BASELINE_ACCURACY_PERCENT
     rows = []
     for answer in answers:
         if answer.placement != "none" or answer.variant not in CANDIDATES:
@@ -196,11 +195,17 @@ def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
                 "n": len(right),
                 "all_images": everything.mean(),
                 "sampled": printed.mean(),
-                "about_92_all": float((np.abs(everything - target) <= 0.5).mean()),
-                "about_92_sampled": float((np.abs(printed - target) <= 0.5).mean()),
+                "about_92_all": float(about_92(everything).mean()),
+                "about_92_sampled": float(about_92(printed).mean()),
             }
         )
     return pd.DataFrame(rows)
+
+
+def about_92(percent: Any) -> Any:
+    """Whether each of some percentages, any array, is within half a point of the report's 92."""
+    # Percentages such as 91.5 are rounded sums, hence the margin.
+    return np.abs(percent - published.BASELINE_ACCURACY_PERCENT) <= 0.5 + 1e-9
 
 
 def _unpacked(answer: Answers, size: int) -> np.ndarray:
