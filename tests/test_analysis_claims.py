@@ -250,6 +250,13 @@ def test_claim_3_a_run_that_never_gets_there_counts_as_the_last_epoch():
     assert rows.set_index("where")["note"]["after_fc1"] == note
 
 
+def test_only_what_the_answers_rest_on_is_tested():
+    evidence = claims.evidence_of(study(5, variants=("report", "mnist", "unnormalised")))
+    assert set(evidence["primary"]) == {True, False}
+    assert (evidence["p"].notna() == evidence["primary"]).all()
+    assert (evidence["p_sign"].notna() == evidence["primary"]).all()
+
+
 def test_claim_3_says_what_normalising_gains_in_the_end():
     runs = study(3, variants=("report", "unnormalised"), sd=0)
     rows = claims.evidence_of(runs).query("reading == 'final accuracy gained'")

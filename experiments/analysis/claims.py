@@ -61,13 +61,15 @@ def evidence_of(runs: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> 
     Returns:
       A row for each comparison: claim (1 to 4), reading (what is compared), variant, evaluation,
       where (a placement, or the program that was timed), unit, what `paired.paired` returns, test,
-      primary (whether the answer rests on the row), note, single_pair (claim 4: the share of pairs
-      of runs of one and the same network that differ by `MARGIN_POINTS` or more). Effects of claim
-      2 are ratios, and their sd is that of the ratio's logarithm.
+      primary (whether the answer rests on the row; the others have no p-values), note, single_pair
+      (claim 4: the share of pairs of runs of one and the same network that differ by
+      `MARGIN_POINTS` or more). Effects of claim 2 are ratios, and their sd is that of the ratio's
+      logarithm.
     """
     rows = [*_gains(runs), *_times(timing), *_speeds(runs), *_orders(runs)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["primary"] = table["primary"].eq(True)  # not every row says it
+    table.loc[~table["primary"], ["p", "p_sign"]] = np.nan  # the plan tells the others untested
     table[TEXT] = table[TEXT].astype(object).fillna("")
     order = {"kind": "stable", "ignore_index": True}
     return table.sort_values(["claim", "primary"], ascending=[True, False], **order)
@@ -76,8 +78,7 @@ def evidence_of(runs: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> 
 def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
     """Answers the four claims, each with one p-value and in plain words.
 
-    A claim that could not be tested counts as p = 1 in Holm's correction. Rows of the evidence that
-    are not primary are not corrected.
+    A claim that could not be tested counts as p = 1 in Holm's correction.
 
     Args:
       evidence: what `evidence_of` returned.
