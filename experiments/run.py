@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         programs = _programs(model, tx, config.batch_size, config.devices)
         init_key, order_key = settings.keys_of(config.seed)
         if config.dry_run:
-            row = _try_out(programs, init_key, order_key, config.batch_size)
+            state = _initial_state(programs, init_key, config.init_from, model, tx)
+            row = _try_out(programs, state, order_key, config.batch_size)
             console.print(terminal.epoch_line(row))
             console.print("made-up images; nothing was written")
             return options.OK
@@ -396,7 +397,7 @@ def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
 
 
 def _try_out(
-    programs: Programs, init_key: jax.Array, order_key: jax.Array, batch_size: int
+    programs: Programs, state: TrainState, order_key: jax.Array, batch_size: int
 ) -> dict[str, Any]:
     """Trains on noise: one or three whole batches, and a last one as large as in the real data."""
     rng = np.random.default_rng(0)
@@ -404,7 +405,6 @@ def _try_out(
     images = rng.integers(0, 256, (size, 28, 28, 1), dtype=np.uint8)
     split = Split(images, rng.integers(0, 10, size, dtype=np.int32))
     start = time.perf_counter()
-    state = programs.init_state(init_key)
     (epoch,) = train.fit(programs, state, split, split, order_key, epochs=1)
     return _row(epoch, time.perf_counter() - start)
 

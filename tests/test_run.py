@@ -448,6 +448,7 @@ def test_the_module_runs_as_a_command():
         (["--platform", "abacus"], "'--platform'. Expected one of"),
         (["--init-from", __file__], "test_run.py: not a .safetensors file"),
         (["--init-from", "absent.safetensors"], "absent.safetensors: No such file"),
+        (["--dry-run", "--init-from", "absent.safetensors"], "absent.safetensors: No such file"),
         (["--out", "~nobody-has-this-name"], "~nobody-has-this-name: there is no such home"),
         (
             ["--out", "x" * 300],
