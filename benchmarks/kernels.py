@@ -102,9 +102,10 @@ Two threads are 3.13, 2.67 and 4.25 times as fast as the fastest PyTorch program
 For that each thread would have to keep its arrays to itself. Two devices with half of each batch
 did so in version 0.1, where the code of the network exchanged features and gradients itself: an
 epoch took 0.60, 0.88 and 0.82 s on them with distant cores, which is better there and worse where
-cores are near, as each exchange takes 58 us. Workers that are kept to a core each change nothing with
-nothing else running (0.88 s, and 0.90 s without it, before_fc1, five processes each in turn). Beside
-a busy process they shorten an epoch without a block and lengthen one with the block after fc1.
+cores are near, as each exchange takes 58 us. Workers that are kept to a core each change nothing
+with nothing else running (0.88 s, and 0.90 s without it, before_fc1, five processes each in turn).
+Beside a busy process they shorten an epoch without a block and lengthen one with the block after
+fc1.
 
 On two cores of an Intel Xeon with AMX the second thread is worth less: an epoch with the block
 before fc1 takes 1.6 to 1.8 s on two threads and 1.5 to 1.8 s on one, and two threads use 2.9 s of
