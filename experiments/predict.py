@@ -39,9 +39,13 @@ THUMBNAIL = 400  # the most pixels on the longer side of a drawn picture
 class Config:
     """Say which digits are in pictures."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Directory of a run, or a .safetensors file."""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    pictures: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint=lambda _: ""),
+    ]
     """Files or directories of pictures: PNG, JPEG, WebP, BMP, TIFF or GIF."""
     as_is: bool = False
     """Take pictures of 28x28 pixels as they are, light ink on black, without preparing them."""

@@ -32,7 +32,11 @@ from mnist_jax.disk import write_whole
 class Config:
     """Make one HTML file to draw on, from one or more trained networks."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN ...", help_behavior_hint=lambda _: ""),
+    ]
     """Directories that experiments.run made, or .safetensors files."""
     out: Path = Path("page.html")
     """File to write."""
