@@ -188,7 +188,7 @@ def test_before_anything_is_written_nothing_continues(command, tmp_path, monkeyp
 
 DRIVER = """
 import os, pickle, signal, sys
-from experiments import compare
+from experiments import compare, options
 splits = pickle.load(open(sys.argv[1], "rb"))
 compare.load_mnist = lambda *_: splits
 kill_at, fsync = int(sys.argv[2]), os.fsync
@@ -199,7 +199,7 @@ def count(descriptor):
         os.kill(os.getpid(), signal.SIGKILL)
     fsync(descriptor)
 os.fsync = count
-sys.exit(compare.main(sys.argv[3:]))
+options.leave(compare.main(sys.argv[3:]))
 """
 
 
@@ -418,14 +418,18 @@ def test_help_lists_what_is_allowed_in_80_columns(monkeypatch, capsys):
     assert "python -m experiments.compare" in words
 
 
-def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
-    """Three seeds on two processes over loopback: the same rows, and host 0 alone writes."""
+def two_hosts() -> list[str]:
+    """The options of a host but for its number, with an address at which nobody listens yet."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
+    return ["--coordinator", address, "--hosts", "2", "--host"]
+
+
+def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
+    """Three seeds on two processes over loopback: the same rows, and host 0 alone writes."""
     out = tmp_path / "hosts"
-    arguments = ["--out", str(out), "--coordinator", address, "--hosts", "2", "--host"]
-    command = driven(tmp_path, synthetic, 0, *arguments)
+    command = driven(tmp_path, synthetic, 0, "--out", str(out), *two_hosts())
     with (
         subprocess.Popen([*command, "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as second,
         subprocess.Popen([*command, "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first,
@@ -442,6 +446,23 @@ def test_two_hosts_write_the_study_of_one(whole, synthetic, tmp_path):
             found, (expected.pop("train_loss"), expected.pop("test_loss")), rtol=3e-5
         )
         assert row == expected
+
+
+def test_a_signal_ends_the_host_that_writes(synthetic, tmp_path):
+    """As it ends one that is alone, although JAX handles SIGTERM itself among several hosts."""
+    out = tmp_path / "hosts"
+    command = driven(tmp_path, synthetic, 0, "--out", str(out), *two_hosts())
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with (
+        subprocess.Popen([*command, "1"], cwd=ROOT, **pipes) as second,
+        subprocess.Popen([*command, "0"], cwd=ROOT, **pipes) as first,
+    ):
+        assert any("epoch 1/3" in line for line in first.stdout)
+        first.terminate()
+        said = first.communicate(timeout=300)[1]
+        second.kill()
+    assert first.returncode == 128 + signal.SIGTERM
+    assert "interrupted; to continue: python -m experiments.compare " in said
 
 
 @pytest.mark.parametrize("rank", ["SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])

@@ -52,6 +52,8 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None) -> None:
     scheduled = (_scheduled("SLURM_NTASKS") or 1) > 1 or "OMPI_COMM_WORLD_SIZE" in os.environ
     if coordinator is None and not scheduled:
         return
+    # It would catch SIGTERM, in place of our own handler, and wait for a step that never comes.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, hosts, host)
     except (RuntimeError, ValueError) as error:
