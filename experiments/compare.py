@@ -110,7 +110,7 @@ class Config:
     export: OptionalPath = None
     """With --from: write the study into this directory as a few small files, and stop."""
     timing: OptionalPath = None
-    """JSON file that benchmarks.epoch_time wrote, for claim 2; it is kept with the study."""
+    """JSON file that benchmarks.epoch_time wrote, for claim 2; it is kept beside the tables."""
     coordinator: Annotated[str | None, _no_default("ADDRESS:PORT")] = None
     """Address and port of host 0, if there are several hosts."""
     hosts: Annotated[int | None, _no_default("INT")] = None
@@ -205,8 +205,6 @@ def check(config: Config) -> None:
         if config.timing is not None:
             refuse("timing", "given with --from when every part is done", config.timing)
     out = config.out or OUT
-    if config.plan == BEST_RATES and not results.is_there(out):
-        refuse("plan", f"trained after the part rates in the same --out, not {BEST_RATES}", out)
     if config.from_dir is not None:
         for option in TRAINING:
             if (value := getattr(config, option)) != getattr(Config, option):
@@ -223,11 +221,15 @@ def check(config: Config) -> None:
     elif config.resume:
         if not (out / study_directory.MANIFEST).is_file():
             refuse("out", f"a study with {study_directory.MANIFEST} to resume it", out)
+        if (out / results.TABLE).exists():  # its digests would be lost, and new rows hide its own
+            refuse("out", "a study as it grows, not one that --export wrote", out)
     elif hosts.number(config.host) == 0:  # host 0 may have made the directory by now
         if out.exists() and not out.is_dir():
             refuse("out", "a directory, and this is a file", out)
         if not files.is_unused(out):
             refuse("out", "new or empty; --resume continues what is there", out)
+    if config.from_dir is None and config.plan == BEST_RATES and not results.is_there(out):
+        refuse("out", "a study in which the part rates of the plan was trained", out)
     if config.coordinator is None:
         if config.hosts is not None or config.host is not None:
             raise UsageError("--hosts and --host are given with --coordinator")

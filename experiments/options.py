@@ -11,11 +11,11 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -200,10 +200,20 @@ def _with_hint(message: str, config: type) -> str:
     unknown = [word for word in words if word.startswith("--")]
     if not message.startswith(prefix) or not unknown:
         return message
-    known = ["--" + one.name.replace("_", "-") for one in fields(config)]
-    near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], list(_options(config)), 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return prefix + ", ".join(unknown) + hint
+
+
+def _options(config: type) -> Iterator[str]:
+    """The options of a configuration as they are written on a command line."""
+    for name, hint in get_type_hints(config, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if is_dataclass(kind):
+            yield from _options(kind)
+        elif tyro.conf.Positional not in marks:
+            given = [mark.name for mark in marks if getattr(mark, "name", None)]
+            yield "--" + (given or [name])[-1].replace("_", "-")
 
 
 def _wrapped(help_text: str) -> str:

@@ -113,7 +113,11 @@ def test_a_line_twice_is_an_error(results):
 
 def test_an_unknown_variant_is_left_out_and_named(results):
     stranger = results[results["variant"] == "mnist"].assign(variant="stranger")
-    tables = analysis.analyse(pd.concat([results, stranger], ignore_index=True))
+    digits = labels(640)
+    said = [answers(digits, variant="stranger")]
+    both = pd.concat([results, stranger], ignore_index=True)
+    tables = analysis.analyse(both, None, said, digits)
+    assert tables.per_class.empty
     assert "no such variant: stranger" in " ".join(tables.notes)
     assert "unfinished" not in " ".join(tables.notes)
     assert tables.claims.equals(analysis.analyse(results).claims)
@@ -233,6 +237,16 @@ def test_the_summary_holds_every_table(tables):
     assert smallest < 1e-6
     said = min(row["p"] for row in summary["claims"] if row["p"] is not None)
     assert said == pytest.approx(smallest, rel=1e-5)
+
+
+def test_the_summary_is_strict_json(results):
+    """A percentage that no number of mistakes gives has the log probability -inf."""
+    digits = labels(640)
+    said = [answers(digits, placement=place) for place in ("before_fc1", "after_fc1")]
+    tables = analysis.analyse(results, None, said, digits)
+    assert np.isneginf(tables.sampling["log10_probability"]).any()
+    text = json.dumps(analysis.summary(tables), allow_nan=False)
+    assert None in [row["log10_probability"] for row in json.loads(text)["sampling"]]
 
 
 def test_epoch_times_reach_the_claims(results):

@@ -184,6 +184,24 @@ def test_the_best_rate_is_chosen_on_held_out_images_for_each_network():
     assert block.rates_at_an_end(table) == []
 
 
+def test_no_rate_is_chosen_before_all_are_tried():
+    """Neither while one lacks epochs, nor while one has no runs."""
+    variants = [f"held_out_{rate}" for rate in RATES]
+    runs = study(3, variants=variants, shift=dict.fromkeys(variants, 0.0))
+    last = runs["variant"] == variants[-1]
+    assert block.rates_in(block.chosen_rates(runs[~last | (runs["epoch"] < 5)])) == {}
+    assert block.rates_in(block.chosen_rates(runs[~last])) == {}
+    assert len(block.rates_in(block.chosen_rates(runs))) == 3
+
+
+def test_networks_of_unlike_age_are_not_compared():
+    runs = study(5, variants=("report", "wide_134"))
+    young = (runs["variant"] == "wide_134") & (runs["epoch"] > 4)
+    contrast = "no block, fc1 of 134 - no block"
+    assert contrast in set(block.contrasts(runs, {})["contrast"])
+    assert contrast not in set(block.contrasts(runs[~young], {})["contrast"])
+
+
 def test_of_equally_good_rates_the_lower_is_chosen():
     variants = [f"held_out_{rate}" for rate in RATES]
     runs = study(3, variants=variants, shift=dict.fromkeys(variants, 0.0), sd=0)

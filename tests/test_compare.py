@@ -30,10 +30,15 @@ SMALL = ["--seeds", "3", "--placements", "none", "--epochs", "3", "--no-compile-
 
 @pytest.fixture
 def command(synthetic, monkeypatch):
-    """Runs the command on the synthetic split; JAX has started already."""
+    """Runs the command, which trains little, on the synthetic split; JAX has started already."""
     monkeypatch.setattr(compare, "load_mnist", lambda *_: synthetic)
     monkeypatch.setattr(hosts, "use_every_core", lambda: None)
-    return lambda *arguments: compare.main([*SMALL, *map(str, arguments)])
+
+    def run(*arguments: str | Path) -> int:
+        training = [] if "--from" in arguments else SMALL
+        return compare.main([*training, *map(str, arguments)])
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +136,7 @@ def test_the_best_rates_are_those_of_the_part_before(asked, tmp_path, capsys):
     files.write_whole(tmp_path / "results.jsonl", files.as_lines(some))
     assert compare.main(command) == 2
     said = capsys.readouterr().err
-    assert "not all tried yet, held_out_0.1/after_fc1, seeds 2000 to 2002 is missing" in said
+    assert "not all tried yet, held_out_0.1/after_fc1, seeds 2000 to 2002 are unfinished" in said
     files.write_whole(tmp_path / "results.jsonl", files.as_lines(rows))
     assert compare.main(command) == 2
     assert [(cell.placement, SETTINGS[cell.variant].learning_rate) for cell in asked] == [
@@ -256,7 +261,7 @@ def test_a_killed_study_continues(whole, synthetic, tmp_path):
         (["--resume", "--out", "absent"], "--out"),
         (["--out", "full"], "--out"),
         (["--out", "full/results.jsonl"], "--out"),
-        (["--plan", "best_rates"], "--plan"),
+        (["--plan", "best_rates"], "--out"),
         (["--from", "full", "--export", "other", "--out", "x"], "--out"),
         (["--from", "full", "--seeds", "3"], "--seeds"),
         (["--from", "full", "--plan", "pairs"], "--plan"),
@@ -389,6 +394,14 @@ def test_a_committed_study_gives_the_same(command, whole, tmp_path, capsys):
     )
     assert found == expected
     committed.chmod(0o700)
+    capsys.readouterr()
+    assert command("--out", committed, "--resume") == 2  # or its digests would be lost
+    assert (
+        "--out must be a study as it grows, not one that --export wrote" in capsys.readouterr().err
+    )
+    (committed / "timing.json").write_text("of another study")
+    assert command("--from", whole, "--export", committed) == 0
+    assert not (committed / "timing.json").exists()
 
 
 def test_what_tables_leave_out_is_on_the_screen(command, whole, tmp_path, capsys):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from simulated import answers, labels, study, timing
 
 from experiments import analysis, figures, published
+from experiments.analysis.block import Arm
 from experiments.figures import study as study_figures
 from experiments.figures import style
 from mnist_jax.model import PLACEMENTS
@@ -64,7 +65,7 @@ def test_mistakes(tmp_path, k, rows):
 
 def draw(folder: Path, results: pd.DataFrame, *, everything: bool) -> set[str]:
     """Every figure of a study; the names of the files."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     digits = labels(640)
     said = [answers(digits, placement=name) for name in PLACEMENTS] if everything else []
     times = TIMES if everything else None
@@ -111,9 +112,29 @@ def test_one_seed_far_out_does_not_shrink_the_others():
     farthest = 1.0 + 2.9 * 1.7
     assert study_figures.limits_without_far(np.append(seeds, farthest))[1] > farthest
     axes = Figure().subplots()
-    rows = [{"differences": tuple(seeds)}, {"differences": (-12.5, 0.1, 8.4)}]
-    study_figures._forest_axis(axes, rows, ["one", "two"])
-    assert [text.get_text() for text in axes.texts] == ["\u2190 -12.5", "+8.4 \u2192"]
+    near = {"low": 0.1, "effect": 0.15, "high": 0.2, "differences": tuple(seeds)}
+    far = {"low": -3.0, "effect": 0.1, "high": 3.2, "differences": (-12.5, 0.1, 8.4, -14.0)}
+    study_figures._forest_axis(axes, [near, far], ["one", "two"])
+    assert [text.get_text() for text in axes.texts] == ["\u2190 -14.0, -12.5", "+8.4 \u2192"]
+    left, right = axes.get_xlim()  # which show every interval
+    assert left <= -3.0 and 3.2 <= right < 8.4
+
+
+def test_figures_without_results_do_not_stay(tmp_path):
+    """A folder may hold those of another study, and files of its owner."""
+    draw(tmp_path, study(3, variants=("report", "mnist")), everything=True)
+    (tmp_path / "mine.png").touch()
+    other = study(3, variants=("held_out_0.001",), shift={"held_out_0.001": 0.0})
+    draw(tmp_path, other, everything=False)
+    left = {"mine.png", "paired_differences.png", "paired_differences.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_longer_runs_are_drawn_once_they_have_ended():
+    begun = study(2, variants=("report",), epochs=10)
+    for last, drawn in ((4, "report"), (30, "longer")):
+        runs = pd.concat([begun, study(2, variants=("longer",), epochs=last)])
+        assert Arm(drawn, "none") in study_figures._arm_looks(runs)
 
 
 def test_a_single_epoch_can_be_seen():

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+import tyro
 
 from experiments import options, stopping
 from experiments.files import FileError
@@ -29,6 +30,11 @@ class Config:
     """A file; else none."""
     loud: bool = False
     """Say so."""
+    from_dir: Annotated[options.OptionalPath, tyro.conf.arg(name="from")] = None
+    """Where it comes from."""
+    data: Annotated[options.DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=options.DataOptions
+    )
 
 
 def parse(*words: str, default: Config | None = None) -> Config:
@@ -50,6 +56,8 @@ def test_options_are_read_and_defaults_replaced():
         (["--where", "away"], "invalid choice 'away' for argument '--where'. Expected one of"),
         (["--times", "often"], "Error parsing --times: invalid literal for int()"),
         (["--tims", "3"], "Unrecognized options: --tims (did you mean --times?)"),
+        (["--data-dri=x"], "Unrecognized options: --data-dri=x (did you mean --data-dir?)"),
+        (["--frm", "x"], "Unrecognized options: --frm (did you mean --from?)"),
         (["--xyz=3"], "Unrecognized options: --xyz=3"),
         (["--times"], "Missing value for argument '--times'"),
     ],

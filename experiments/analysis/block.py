@@ -151,6 +151,13 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
     wanted = contrasts_of(rates)
     if not reaches_its_end(runs, LONGER):  # their names tell of 30 epochs
         wanted = [one for one in wanted if all(arm.variant != LONGER for arm in one.weights)]
+    last = runs.groupby("variant")["epoch"].max()
+    # While a study grows, networks of unlike age are not compared.
+    wanted = [
+        one
+        for one in wanted
+        if len({last.get(arm.variant) for arm in one.weights if arm.variant != LONGER}) <= 1
+    ]
     running = _finals(runs, wanted)
     exact = (
         _finals(evaluated(runs, "recalibrated"), wanted)
@@ -231,7 +238,7 @@ def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """Chooses a learning rate for each placement by training images that were held out.
 
     The rate with the highest mean accuracy after the last epoch is chosen; if two are equal, the
-    lower one is.
+    lower one is. As long as a rate has not been tried for all its epochs, none is.
 
     Returns:
       A row for each placement and rate that was tried: placement, learning_rate, n, mean and sd
@@ -248,7 +255,9 @@ def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
         best = max(
             tried, key=lambda row: (round(row["mean"], 6), -row["learning_rate"]), default=None
         )
-        rows += [row | {"chosen": row is best} for row in tried]
+        ended = all(reaches_its_end(runs, held_out_at(row["learning_rate"])) for row in tried)
+        known = ended and len(tried) == len(RATES)
+        rows += [row | {"chosen": known and row is best} for row in tried]
     return pd.DataFrame(rows)
 
 

@@ -457,7 +457,7 @@ def _order_verdict(rows: pd.DataFrame, main: list[dict[Any, Any]], caveat: str) 
         unlike = "" if shown else ", which are not shown to differ"
         return f"depends on the scale: mnist less half {_numbers(contrast)}{unlike}"
     if words[0] in ("the same", "undecided"):
-        return {"the same": "the same", "undecided": "undecided"}[words[0]]
+        return words[0]
     # The 95 % interval has excluded 0, so the p-value before the correction is below the level.
     return ("holds" if words[0] == "better" else "does not hold, before fc1 is better") + caveat
 

@@ -213,6 +213,7 @@ def analyse(
     ranked = runs[runs["seed"].isin(report[: settings.SEEDS])]
     ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
     contrasts = block.contrasts(runs, block.rates_in(rates))
+    answers = [one for one in answers if one.variant in SETTINGS]
     answers = sorted(answers, key=_place) if labels is not None else []
     labels = np.zeros(0, np.uint8) if labels is None else labels
     return Tables(
@@ -255,7 +256,7 @@ def to_markdown(tables: Tables) -> dict[str, str]:
 
 
 def summary(tables: Tables) -> dict[str, Any]:
-    """Every table as a list of rows of plain JSON values, null for what was not computed."""
+    """Every table as a list of rows of plain JSON values, null for what is not a finite number."""
     rows = {
         name: [
             {column: _plain(value) for column, value in row.items()}
@@ -273,8 +274,8 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, np.bool_ | np.integer):
         return value.item()
-    if pd.isna(value):
-        return None
+    if pd.isna(value) or (isinstance(value, float) and not np.isfinite(value)):
+        return None  # JSON has no infinity either, as for the logarithm of 0
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -305,7 +306,8 @@ def _rank_sentence(evaluation: str, rank: Rank) -> str:
     single = ", ".join(f"{name} {place}" for name, place in rank.place_by_placement.items())
     return (
         f"With {evaluation} statistics {rank.inside} of the report's {rank.total} numbers lie "
-        f"inside their 95 % prediction interval. By their distance from the other runs, the "
+        f"inside the 95 % prediction interval of {rank.among - 1} runs. By their distance from the "
+        f"other runs, the "
         f"report's two runs are number {rank.place} of {rank.among}, 1 being the farthest and "
         f"{rank.among} the nearest to the middle (alone: {single}); were they two more of ours, "
         f"every number would be equally likely."

@@ -1,6 +1,7 @@
 """The figures of a study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from experiments import published
 from experiments.analysis import Answers, Tables, complete_runs, evaluated, pooled_confusion
 from experiments.analysis.block import AS_LARGE, LABELS, LONGER, NORM_ONLY, WHOLE, Arm
-from experiments.analysis.runs import evaluations_of
+from experiments.analysis.runs import evaluations_of, reaches_its_end
 from experiments.figures.style import (
     LOOKS,
     REPORT,
@@ -33,6 +34,10 @@ from experiments.figures.timing import epoch_times
 from experiments.settings import CANDIDATES, SETTINGS
 from mnist_jax.model import PLACEMENTS
 
+DRAWN = (  # the figures of a study
+    *("final_accuracy", "paired_differences", "curves", "evaluations"),
+    *("block", "per_class", "confusion", "epoch_times"),
+)
 BLOCKS = tuple(published.HISTORY)
 FAR = 3  # times the range of the middle 98 % of seeds: one that lies farther from it is far out
 EVALUATION_COLOURS = {"running": "#D55E00", "batch": "#009E73", "recalibrated": "#56B4E9"}
@@ -47,8 +52,8 @@ def draw(
 ) -> None:
     """Draws every figure of a study for which there are results, each as PNG and SVG.
 
-    The files are final_accuracy, paired_differences, curves, evaluations, block, per_class,
-    confusion and epoch_times.
+    The files have the names in `DRAWN`. Those for which there are no results are removed, because
+    earlier results may have had them.
 
     Args:
       results: the study's results, as `experiments.analysis` describes them.
@@ -58,27 +63,35 @@ def draw(
       answers: what the networks said of each test image.
     """
     runs = complete_runs(results)
-    final_accuracy(runs, folder / "final_accuracy")
-    paired_differences(tables.evidence, folder / "paired_differences")
+    drawing: dict[str, Callable[[Path], None]] = {
+        "paired_differences": partial(paired_differences, tables.evidence)
+    }
+    if runs["variant"].isin(CANDIDATES).any():
+        drawing["final_accuracy"] = partial(final_accuracy, runs)
     report = runs[runs["variant"] == "report"]
     if len(report):
-        curves(report, folder / "curves")
-        evaluations(report, folder / "evaluations")
+        drawing |= {"curves": partial(curves, report), "evaluations": partial(evaluations, report)}
     if len(tables.contrasts):
-        block(tables.contrasts, runs, folder / "block")
+        drawing["block"] = partial(block, tables.contrasts, runs)
     if len(tables.per_class):
         evaluation = tables.per_class["evaluation"].iloc[0]
         shown = tables.per_class[tables.per_class["evaluation"] == evaluation]
-        per_class(shown, folder / "per_class")
+        drawing["per_class"] = partial(per_class, shown)
         pooled = {
             answer.placement: pooled_confusion(answer)
             for answer in answers
             if (answer.variant, answer.evaluation) == ("report", evaluation)
         }
         in_order = {name: pooled[name] for name in PLACEMENTS if name in pooled}
-        confusions(in_order, folder / "confusion")
+        drawing["confusion"] = partial(confusions, in_order)
     if timing:
-        epoch_times(timing, folder / "epoch_times")
+        drawing["epoch_times"] = partial(epoch_times, timing)
+    for name in DRAWN:
+        if name in drawing:
+            drawing[name](folder / name)
+        else:
+            for suffix in (".png", ".svg"):
+                (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
@@ -144,7 +157,7 @@ def final_accuracy(runs: pd.DataFrame, path: Path) -> None:
       path: where the figure goes, as `experiments.figures` explains.
     """
     runs = runs[runs["variant"].isin(CANDIDATES)]
-    last = runs[runs["epoch"] == runs["epoch"].max()]
+    last = runs[runs["epoch"] == runs.groupby("variant")["epoch"].transform("max")]
     settings = [name for name in CANDIDATES if name in set(last["variant"])]
     with styled():
         figure = Figure(figsize=(WIDTH, 1.2 + 0.75 * len(settings)), layout="constrained")
@@ -271,7 +284,7 @@ def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> N
 
 
 def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
-    """Draws why the block helps: paired differences, and beside them the error against the epoch.
+    """Draws paired differences to networks without a block, and the error against the epoch.
 
     Args:
       contrasts: what `experiments.analysis.block.contrasts` returned.
@@ -390,19 +403,27 @@ def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> Non
 def _forest_axis(axes: Axes, rows: Sequence[Mapping[Any, Any]], labels: Sequence[str]) -> None:
     """A row for each label, the first on top, and a line where there is no difference.
 
-    Where a seed lies so far out that all others would shrink to a line, an arrow at the edge has
-    its number.
+    Where seeds lie so far out that all others would shrink to a line, an arrow at the edge has
+    their numbers.
     """
-    seeds = [(value, y) for y, row in enumerate(rows) for value in row["differences"]]
+    seeds = [value for row in rows for value in row["differences"]]
     if seeds:
-        left, right = limits_without_far(np.array([value for value, _ in seeds]))
+        left, right = limits_without_far(np.array(seeds))
+        # Means and their intervals are always shown; with one seed there is no interval.
+        ends = np.array([row[name] for row in rows for name in ("low", "effect", "high")], float)
+        left = min(left, *ends[np.isfinite(ends)])
+        right = max(right, *ends[np.isfinite(ends)])
         axes.set_xlim(left, right)
         at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-        for value, y in seeds:
-            if value < left:
-                axes.annotate(f"\u2190 {value:+.1f}", (left, y), (4, 7), ha="left", **at_edge)
-            elif value > right:
-                axes.annotate(f"{value:+.1f} \u2192", (right, y), (-4, 7), ha="right", **at_edge)
+        for y, row in enumerate(rows):
+            lower = [f"{value:+.1f}" for value in sorted(row["differences"]) if value < left]
+            higher = [f"{value:+.1f}" for value in sorted(row["differences"]) if value > right]
+            if lower:
+                text = f"\u2190 {', '.join(lower)}"
+                axes.annotate(text, (left, y), (4, 7), ha="left", **at_edge)
+            if higher:
+                text = f"{', '.join(higher)} \u2192"
+                axes.annotate(text, (right, y), (-4, 7), ha="right", **at_edge)
     axes.axvline(0, color="#767676", linewidth=1.0)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
@@ -410,9 +431,13 @@ def _forest_axis(axes: Axes, rows: Sequence[Mapping[Any, Any]], labels: Sequence
 
 
 def _arm_looks(runs: pd.DataFrame) -> dict[Arm, Look]:
-    """The networks whose error is drawn, in their longer runs if there are some."""
-    longest = LONGER if LONGER in set(runs["variant"]) else WHOLE
-    looks = {Arm(longest, name): LOOKS[name] for name in PLACEMENTS}
+    """The networks whose error is drawn, in their longer runs if these have ended."""
+    found = set(zip(runs["variant"], runs["placement"], strict=True))
+    ended = reaches_its_end(runs, LONGER)
+    looks = {
+        Arm(LONGER if ended and (LONGER, name) in found else WHOLE, name): LOOKS[name]
+        for name in PLACEMENTS
+    }
     looks |= {
         large: LOOKS["none"]._replace(line=line, label=LABELS[large])
         for large, line in zip(AS_LARGE.values(), ("--", "-"), strict=True)
@@ -421,5 +446,4 @@ def _arm_looks(runs: pd.DataFrame) -> dict[Arm, Look]:
         Arm(NORM_ONLY, place): LOOKS[place]._replace(line=":", label=LABELS[Arm(NORM_ONLY, place)])
         for place in AS_LARGE
     }
-    found = set(zip(runs["variant"], runs["placement"], strict=True))
     return {arm: look for arm, look in looks.items() if arm in found}

@@ -61,7 +61,7 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
                 files.write_whole(path, f"{text}\n".encode())
             else:  # nothing to show, though there may have been before
                 path.unlink(missing_ok=True)
-        summary = json.dumps(analysis.summary(tables), indent=1)
+        summary = json.dumps(analysis.summary(tables), indent=1, allow_nan=False)
         files.write_whole(directory / SUMMARY, f"{summary}\n".encode())
         (directory / FIGURES).mkdir(exist_ok=True)
         draw(results, tables, directory / FIGURES, timing, said)
@@ -86,7 +86,7 @@ def best_rates(directory: Path) -> dict[Placement, float]:
     last = {cell.variant: SETTINGS[cell.variant].epochs for cell in PLAN["rates"]}
     for group in groups(PLAN["rates"], most=len(PLAN["rates"][0].seeds)):
         if not finished(group, rows, epochs=last):
-            raise FileError(f"{directory}: the rates are not all tried yet, {group} is missing")
+            raise FileError(f"{directory}: the rates are not all tried yet, {group} are unfinished")
     return block.rates_in(block.chosen_rates(analysis.complete_runs(_table(rows))))
 
 

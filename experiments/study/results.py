@@ -4,9 +4,10 @@ While a study grows it is a directory as `study.directory` describes it. The for
 holds the same numbers in far fewer bytes, and equal results become equal bytes:
 
     manifest.json    as it was, with the SHA-256 of the next two files
-    results.csv.gz   a row for each variant, placement, seed and epoch
+    results.csv.gz   a row for each variant, placement, seed and epoch; where a variant held out
+                     training images, its columns of the test are about these
     answers.npz.xz   what the networks said of each test image after the last epoch
-    timing.json      as it was
+    timing.json      as it was, if there is one
 
 `answers.npz.xz` has three arrays for each variant, placement and evaluation, with names such as
 `report/after_fc1/running/seeds`. `n` is the number of seeds and `N` that of test images:
@@ -14,7 +15,8 @@ holds the same numbers in far fewer bytes, and equal results become equal bytes:
     seeds      [n]
     confusion  [n, 10, 10] uint16, row = label, column = prediction
     correct    [N, ceil(n / 8)] uint8: whether each seed read each test image correctly, packed by
-               `numpy.packbits` over the seeds; the images are in the order of the original files
+               `numpy.packbits` over the seeds; the images are in the order of the original files,
+               and rows of zeros make their number a multiple of 8
 
 A network without batch normalisation has only the evaluation `running`, because the others would be
 the same.
@@ -125,6 +127,8 @@ def write(source: Path, directory: Path, timing: Mapping[str, Any] | None) -> li
     with writing(directory):
         for name, each in content.items():
             files.write_whole(directory / name, each)
+        if timing is None:  # another study may have left its own
+            (directory / TIMING).unlink(missing_ok=True)
     return results.notes
 
 
