@@ -208,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 keep=config.keep_epochs,
             )
             in_order = _placed(evaluation.original(*splits), config.devices)
-            variables_of = _variables_to_use(ready, config.evaluation, in_order[0])
+            once = _recalibrating_once(ready)
+            variables_of = _variables_to_use(once, config.evaluation, in_order[0])
 
             def record(state: TrainState, history: list[dict[str, Any]]) -> None:
                 write(state, variables_of(state), history=history)
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
             with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
                 at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways)
-                chosen = _evaluating(ready, config.evaluation, *in_order)
+                chosen = _evaluating(once, config.evaluation, *in_order)
                 state, history, logits = _train(
                     chosen, state, splits, order_key, history, config.epochs, record, console
                 )
@@ -356,6 +357,22 @@ def _programs(
         return train.compiled(model, tx, **common)
     mesh = parallel.batch_mesh(jax.devices()[:devices])
     return parallel.over_batch(model, tx, mesh=mesh, **common)
+
+
+def _recalibrating_once(programs: Programs) -> Programs:
+    """The same programs with a `recalibrate` that keeps its last result.
+
+    A run needs the recalibrated statistics of an epoch twice: to evaluate, and for its file of
+    weights.
+    """
+    last: list[tuple[Any, train.Variables]] = []  # the parameters, and what was made of them
+
+    def recalibrate(variables: train.Variables, split: Split) -> train.Variables:
+        if not last or last[0][0] is not variables["params"]:
+            last[:] = [(variables["params"], programs.recalibrate(variables, split))]
+        return last[0][1]
+
+    return programs._replace(recalibrate=recalibrate)
 
 
 def _evaluating(programs: Programs, name: str, train_split: Split, test_split: Split) -> Programs:
