@@ -209,7 +209,7 @@ def _options(config: type) -> Iterator[str]:
     """The options of a configuration as they are written on a command line."""
     for name, hint in get_type_hints(config, include_extras=True).items():
         kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             yield from _options(kind)
         elif tyro.conf.Positional not in marks:
             given = [mark.name for mark in marks if getattr(mark, "name", None)]
