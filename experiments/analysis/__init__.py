@@ -3,12 +3,11 @@
 A result is one row of a table. It has the columns variant (a key of
 `experiments.settings.SETTINGS`), placement, seed, epoch and the four metrics of
 `published.METRICS`, for which the test images were normalised with running statistics. In a variant
-that held out training images, those stand in the place of the test images. Further
-columns such as `batch_test_loss` hold loss and accuracy of the test images in the two other
-evaluations of `experiments.settings.EVALUATIONS`. The answers to each test image after the last
-epoch are kept apart, as `per_class.Answers`. Equal seeds saw equal batches in equal order, whatever
-the placement and the variant, so comparisons are paired by seed. Nothing here trains, draws or
-prints.
+that held out training images, those stand in the place of the test images. Further columns such as
+`batch_test_loss` hold loss and accuracy of the test images in the two other evaluations of
+`experiments.settings.EVALUATIONS`. The answers to each test image after the last epoch are kept
+apart, as `per_class.Answers`. Equal seeds saw equal batches in equal order, whatever the placement
+and the variant, so comparisons are paired by seed. Nothing here trains, draws or prints.
 
     runs          which runs count, and how a network was evaluated
     reproduction  whether the report's numbers look like ours
