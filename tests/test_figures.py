@@ -120,6 +120,26 @@ def test_one_seed_far_out_does_not_shrink_the_others():
     assert left <= -3.0 and 3.2 <= right < 8.4
 
 
+def test_a_mean_far_out_does_not_shrink_the_other_rows():
+    """An arrow with the mean and its interval stands at the edge in place of the row."""
+
+    def row(mean):
+        differences = tuple(mean + np.linspace(-0.2, 0.2, 40))
+        return {"low": mean - 0.1, "effect": mean, "high": mean + 0.1, "differences": differences}
+
+    near = [row(mean) for mean in np.linspace(-0.5, 0.5, 11)]
+    names = [str(number) for number in range(12)]
+    axes = Figure().subplots()
+    study_figures._forest_axis(axes, [*near, row(-70.0)], names)
+    assert [text.get_text() for text in axes.texts] == ["\u2190 -70.0 [-70.1, -69.9]"]
+    left, right = axes.get_xlim()
+    assert -1.0 < left < -0.7 and 0.7 < right < 1.0
+    edge = 0.4 + 2.9 * 0.8  # three times the range of the middle 80 %, which is 0.8, and less
+    axes = Figure().subplots()
+    study_figures._forest_axis(axes, [*near, row(edge)], names)
+    assert not axes.texts and axes.get_xlim()[1] > edge
+
+
 def test_figures_without_results_do_not_stay(tmp_path):
     """A folder may hold those of another study, and files of its owner."""
     draw(tmp_path, study(3, variants=("report", "mnist")), everything=True)

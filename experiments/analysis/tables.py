@@ -308,8 +308,8 @@ def _rank_sentence(evaluation: str, rank: Rank) -> str:
         f"With {evaluation} statistics {rank.inside} of the report's {rank.total} numbers lie "
         f"inside the 95 % prediction interval of {rank.among - 1} runs. By their distance from the "
         f"other runs, the report's two runs are number {rank.place} of {rank.among}, 1 being the "
-        f"farthest and {rank.among} the nearest to the middle (alone: {single}); were they two more "
-        f"of ours, every number would be equally likely."
+        f"farthest and {rank.among} the nearest to the middle (alone: {single}); were they two of "
+        f"ours, every number would be equally likely."
     )
 
 

@@ -39,7 +39,9 @@ DRAWN = (  # the figures of a study
     *("block", "per_class", "confusion", "epoch_times"),
 )
 BLOCKS = tuple(published.HISTORY)
-FAR = 3  # times the range of the middle 98 % of seeds: one that lies farther from it is far out
+# What lies farther from the middle values than this many times their range is far out. The middle
+# values are 98 % of seeds, or 80 % of the means of rows, of which there are fewer.
+FAR = 3
 EVALUATION_COLOURS = {"running": "#D55E00", "batch": "#009E73", "recalibrated": "#56B4E9"}
 
 
@@ -386,11 +388,16 @@ def confusions(matrices: Mapping[str, np.ndarray], path: Path) -> None:
 
 def limits_without_far(values: np.ndarray) -> tuple[float, float]:
     """The ends of an axis that shows all values but those that lie far out."""
-    low, high = np.quantile(values, (0.01, 0.99))
-    reach = FAR * (high - low)
-    shown = values[(values >= low - reach) & (values <= high + reach)]
+    shown = values[~_far_out(values, 0.98)]
     margin = 0.05 * np.ptp(shown) or 0.1
     return shown.min() - margin, shown.max() + margin
+
+
+def _far_out(values: np.ndarray, middle: float) -> np.ndarray:
+    """For each of the values `[n]`, whether it is far out; `middle` is the share of the middle."""
+    low, high = np.quantile(values, ((1 - middle) / 2, (1 + middle) / 2))
+    reach = FAR * (high - low)
+    return (values < low - reach) | (values > high + reach)
 
 
 def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> None:
@@ -404,26 +411,35 @@ def _forest_axis(axes: Axes, rows: Sequence[Mapping[Any, Any]], labels: Sequence
     """A row for each label, the first on top, and a line where there is no difference.
 
     Where seeds lie so far out that all others would shrink to a line, an arrow at the edge has
-    their numbers.
+    their numbers. Where the mean of a row does, the arrow has the mean and its interval.
     """
-    seeds = [value for row in rows for value in row["differences"]]
+    means = np.array([row["effect"] for row in rows], float)
+    far = _far_out(means, 0.8) if len(rows) else np.zeros(0, bool)
+    near = [row for row, is_far in zip(rows, far, strict=True) if not is_far]
+    seeds = [value for row in near for value in row["differences"]]
     if seeds:
         left, right = limits_without_far(np.array(seeds))
         # Means and their intervals are always shown; with one seed there is no interval.
-        ends = np.array([row[name] for row in rows for name in ("low", "effect", "high")], float)
+        ends = np.array([row[name] for row in near for name in ("low", "effect", "high")], float)
         left = min(left, *ends[np.isfinite(ends)])
         right = max(right, *ends[np.isfinite(ends)])
         axes.set_xlim(left, right)
-        at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-        for y, row in enumerate(rows):
-            lower = [f"{value:+.1f}" for value in sorted(row["differences"]) if value < left]
-            higher = [f"{value:+.1f}" for value in sorted(row["differences"]) if value > right]
+        for y, (row, is_far) in enumerate(zip(rows, far, strict=True)):
+            if is_far:
+                text = f"{row['effect']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+                lower, higher = ([text], []) if row["effect"] < left else ([], [text])
+            else:
+                seeds = sorted(row["differences"])
+                lower = [f"{value:+.1f}" for value in seeds if value < left]
+                higher = [f"{value:+.1f}" for value in seeds if value > right]
+            at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+            height = 0 if is_far else 7  # above the interval, which a far row does not show
             if lower:
                 text = f"\u2190 {', '.join(lower)}"
-                axes.annotate(text, (left, y), (4, 7), ha="left", **at_edge)
+                axes.annotate(text, (left, y), (4, height), ha="left", **at_edge)
             if higher:
                 text = f"{', '.join(higher)} \u2192"
-                axes.annotate(text, (right, y), (-4, 7), ha="right", **at_edge)
+                axes.annotate(text, (right, y), (-4, height), ha="right", **at_edge)
     axes.axvline(0, color="#767676", linewidth=1.0)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
