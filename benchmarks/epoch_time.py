@@ -29,10 +29,11 @@ threads take turns on one core; and how long a byte takes from one core to anoth
 Output. A table for each placement has the median over the processes, their range, and the ratio of
 medians to mnist_jax on as many threads. Below it stand the ratio to the fastest PyTorch program on
 any number of threads, and its range over the rounds; what two threads gain over one; and the share
-of the arithmetic limit, which is the multiply-adds of the network as defined, divided by the time,
-against the speed of a product of 1024 x 1024 matrices in the same process. The report gives no
-seconds but says that its two networks "take about the same time"; that ratio follows. Last stand
-the times with near and with distant cores, where the cores of a virtual machine were both.
+of the arithmetic limit. That is the number of operations that training needs, two for each
+multiply-add, divided by the time, as a share of the speed at which the same process multiplies
+matrices of 1024 x 1024. The report gives no seconds but says that its two networks "take about the
+same time"; that ratio follows. Last stand the times with near and with distant cores, where the
+cores of a virtual machine were both.
 
 Without PyTorch, or where JAX computes on another device than the CPU, mnist_jax is timed alone.
 """

@@ -1,8 +1,8 @@
 """The three ways in which batch normalisation can normalise the test images.
 
 They are named in `settings.EVALUATIONS`. The statistics of a test batch depend on which images it
-holds. The report's program took the test images in the order of the original file, so these
-evaluations take splits in that order.
+holds. The report's program probably took the test images in the order of the original file, as a
+DataLoader without shuffling does, so these evaluations take splits in that order.
 """
 
 from typing import Any

@@ -105,7 +105,7 @@ def read_lines(path: Path) -> Lines:
         if value is None:
             raise FileError(
                 f"{path}: line {number} is damaged or changed, its checksum is not that of its "
-                "content; without that line the rest can be used"
+                "content; delete that line to use the rest"
             )
         values.append(value)
     return Lines(values, torn=bool(rest))

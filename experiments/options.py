@@ -101,7 +101,7 @@ def refuse_threads(threads: int | None) -> None:
     if not 1 <= threads <= most:
         refuse("threads", f"from 1 to {most}, as many as there are cores", threads)
     if threads < most and not cores.can_choose():
-        refuse("threads", f"{most}, as {sys.platform} keeps no core idle", threads)
+        refuse("threads", f"{most}, because {sys.platform} cannot keep a core idle", threads)
 
 
 def refuse_unless_writable(config: Any, *names: str) -> None:
@@ -194,7 +194,10 @@ def parse(
 
 
 def _with_hint(message: str, config: type) -> str:
-    """Of the words that tyro does not know only the options, and the name that was likely meant."""
+    """The message without unknown words that are no options, and with the name that was meant.
+
+    tyro also lists the words that follow an option that it does not know.
+    """
     prefix = "Unrecognized options: "
     words = message.removeprefix(prefix).split(", ")
     unknown = [word for word in words if word.startswith("--")]
@@ -284,8 +287,8 @@ def leave(status: int) -> NoReturn:
     """Ends the process of a command at once.
 
     When a signal has ended the command, the threads of XLA may still compute the epoch that was
-    under way. If the interpreter were taken apart meanwhile, they could crash: a study that was
-    asked to end once ended with a segmentation fault. When the command has ended by itself, Python
+    under way. If the interpreter were taken apart meanwhile, they could crash: one study that was
+    asked to end did so with a segmentation fault. When the command has ended by itself, Python
     would look for garbage among all objects, which takes 0.2 s with those of JAX.
 
     Args:

@@ -39,8 +39,8 @@ BLOCKS: dict[str, nn.Module] = {
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)  # learning rates that are tried for each network
 
 # Settings that could have made the report's curves. The report states learning rate, batch size and
-# epochs, but neither momentum nor pixel scale. `report` is the pair that reproduces its curves, and
-# the project's default.
+# epochs, but neither momentum nor pixel scale. `report` is the likeliest pair
+# (experiments/results/README.md), and the project's default.
 CANDIDATES: dict[str, Setting] = {
     "report": Setting(0.9, "half"),
     "mnist": Setting(0.9, "mnist"),

@@ -50,7 +50,7 @@ def options(platform: str | None = None, *, quickly: bool = False) -> dict[str, 
 
     Args:
       platform: `cpu`, `gpu`, ...; None means the platform that JAX computes on by default.
-      quickly: whether to compile in less time a program that takes longer then.
+      quickly: whether to compile in less time, at the cost of a slower program.
 
     Returns:
       The value of each option by its name. It is empty unless the platform is `cpu` and the options

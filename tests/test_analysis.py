@@ -203,13 +203,13 @@ def test_the_report_is_ranked_among_as_many_runs_as_the_plan_says():
 
 def test_notes_tell_what_rests_on_fewer_runs_than_the_plan_has():
     notes = analysis.analyse(study(3, variants=("report", "mnist"), epochs=2)).notes
-    assert "report: final means epoch 2 of 10" in notes
+    assert "report: its final numbers are those of epoch 2 of 10" in notes
     assert "cells are compared on 3 seeds that they share; the plan has 30" in notes
     assert "2 of the plan's 28 contrasts have runs" in notes
     apart = study(3, variants=("report", "mnist"), epochs=2)
     apart.loc[apart["variant"] == "mnist", "seed"] += 10
     notes = analysis.analyse(apart).notes
-    assert "cells are compared not at all, for lack of seeds; the plan has 30" in notes
+    assert "cells are not compared, for lack of common seeds; the plan has 30" in notes
 
 
 def test_answers_stand_in_the_order_of_evaluations_and_placements(results):

@@ -183,4 +183,4 @@ def test_impossible_numbers_of_threads_are_refused(words, message, asked, capsys
 def test_a_system_that_cannot_choose_starts_a_thread_for_each_core(asked, monkeypatch, capsys):
     monkeypatch.setattr(cores, "can_choose", lambda: False)
     assert run.main(["--dry-run", "--threads", "1"]) == 2
-    assert "keeps no core idle" in capsys.readouterr().err
+    assert "cannot keep a core idle" in capsys.readouterr().err

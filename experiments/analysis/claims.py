@@ -69,7 +69,7 @@ def evidence_of(runs: pd.DataFrame, timing: Mapping[str, Any] | None = None) -> 
     rows = [*_gains(runs), *_times(timing), *_speeds(runs), *_orders(runs)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["primary"] = table["primary"].eq(True)  # not every row says it
-    table.loc[~table["primary"], ["p", "p_sign"]] = np.nan  # the plan tells the others untested
+    table.loc[~table["primary"], ["p", "p_sign"]] = np.nan  # the others have no test
     table[TEXT] = table[TEXT].astype(object).fillna("")
     order = {"kind": "stable", "ignore_index": True}
     return table.sort_values(["claim", "primary"], ascending=[True, False], **order)

@@ -67,8 +67,10 @@ def power(effect: float, sd: float, n: int, *, level: float = HOLM_LEVEL) -> flo
 def power_within(margin: float, sd: float, n: int, *, level: float = HOLM_LEVEL) -> float:
     """The chance that `p_within` falls below the level if there is no difference at all.
 
-    The mean must lie closer to 0 than the margin less t · s / sqrt(n). Given the standard deviation
-    s of a sample, that chance is a normal one; it is averaged over the distribution of s.
+    This is the power of two one-sided t-tests. They succeed if the mean lies closer to 0 than the
+    margin less t · s / sqrt(n), where t is a quantile of Student's t and s the standard deviation
+    of the sample. For a given s the normal distribution of the mean says how probable that is, and
+    this is averaged over the distribution of s.
     """
     shares = (np.arange(2000) + 0.5) / 2000
     s = sd * np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))

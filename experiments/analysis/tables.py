@@ -376,7 +376,8 @@ def _notes(
         )
     for variant, last in runs.groupby("variant")["epoch"].max().items():
         if last < SETTINGS[str(variant)].epochs:
-            notes.append(f"{variant}: final means epoch {last} of {SETTINGS[str(variant)].epochs}")
+            whole = SETTINGS[str(variant)].epochs
+            notes.append(f"{variant}: its final numbers are those of epoch {last} of {whole}")
     found = set(zip(runs["variant"], runs["placement"], strict=True))
     wanted = [(name, place) for name in CANDIDATES for place in PLACEMENTS]
     if missing := [f"{name}/{place}" for name, place in wanted if (name, place) not in found]:
@@ -386,15 +387,16 @@ def _notes(
     if timing is None:
         notes.append("no epoch times were given: claim 2 is not tested")
     if not answers:
-        notes.append("no answers to each test image were given: nothing is said by digit")
+        notes.append("no answers to each test image were given: there are no tables by digit")
     return tuple(notes)
 
 
 def _notes_on_seeds(cells: settings.Cells | None, contrasts: int) -> Iterator[str]:
     """What rests on fewer runs than the plan has."""
     seeds = len(cells.seeds) if cells else 0
-    if seeds < settings.SEEDS:
-        how = f"on {seeds} seeds that they share" if cells else "not at all, for lack of seeds"
-        yield f"cells are compared {how}; the plan has {settings.SEEDS}"
+    if cells is None:
+        yield f"cells are not compared, for lack of common seeds; the plan has {settings.SEEDS}"
+    elif seeds < settings.SEEDS:
+        yield f"cells are compared on {seeds} seeds that they share; the plan has {settings.SEEDS}"
     if contrasts < block.CONTRASTS:
         yield f"{contrasts} of the plan's {block.CONTRASTS} contrasts have runs"

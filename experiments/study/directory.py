@@ -142,9 +142,9 @@ def read_checkpoints(
             group = Group(metadata["variant"], metadata["placement"], tuple(metadata["seeds"]))
             epochs, test_losses = metadata["epochs"], metadata["test_losses"]
         except CheckpointError as error:
-            raise FileError(f"{error}; {_WITHOUT}") from error
+            raise FileError(f"{error}; {_MEND}") from error
         except KeyError as error:
-            raise FileError(f"{path}: not a checkpoint of a study; {_WITHOUT}") from error
+            raise FileError(f"{path}: not a checkpoint of a study; {_MEND}") from error
         if group.variant not in common["settings"]:
             continue
         _refuse_unless_equal(path, "", metadata, _origin(common, group.variant))
@@ -153,7 +153,7 @@ def read_checkpoints(
             if loss != expected:
                 raise FileError(
                     f"{path}: holds {epochs} epochs of seed {seed} with test loss {loss}, and "
-                    f"{RESULTS} has {expected} for that epoch; {_WITHOUT}"
+                    f"{RESULTS} has {expected} for that epoch; {_MEND}"
                 )
         found.append(Saved(group, epochs, loaded))
     return found
@@ -204,7 +204,7 @@ def discard_checkpoint(directory: Path, group: Group) -> None:
         path.parent.rmdir()  # does nothing to a directory with files
 
 
-_WITHOUT = "without that file its runs start anew"
+_MEND = "delete that file to train its runs anew"
 
 
 def _checkpoint(directory: Path, group: Group) -> Path:

@@ -34,8 +34,8 @@ from mnist_jax.train import Evaluation, Programs, TrainState
 class Data(NamedTuple):
     """What runs are trained and tested on, in the order of the original files.
 
-    The report's program saw the test images in that order, and batch statistics depend on it. The
-    order of training is a seed's permutation of TFDS's order, as in every other command.
+    The report's program probably saw the test images in that order, and batch statistics depend on
+    it. The order of training is a seed's permutation of TFDS's order, as in every other command.
     """
 
     train: Split
