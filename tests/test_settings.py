@@ -29,6 +29,19 @@ def test_every_setting_names_pixels_and_a_block():
         assert setting.block in BLOCKS, name
 
 
+@pytest.mark.parametrize(
+    ("variant", "block"),
+    [
+        ("no_shortcut", "no shortcut"),
+        ("no_batch_norm", "no batch norm"),
+        ("plain_block", "neither"),
+        ("batch_norm_only", "batch norm only"),
+    ],
+)
+def test_another_block_is_all_that_tells_a_variant_from_the_report(variant, block):
+    assert SETTINGS[variant] == REPORT._replace(block=block)
+
+
 def test_each_network_stands_in_the_plan_once():
     assert len(PLANNED) == sum(map(len, PLAN.values()))
     assert {variant for variant, _ in PLANNED} <= set(SETTINGS)
