@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments.analysis.block import LABELS
@@ -14,6 +15,7 @@ from experiments.settings import (
     REPORT,
     SETTINGS,
     best_rate_cells,
+    keys_of,
     variant_at,
 )
 from mnist_jax.data import PIXELS
@@ -93,3 +95,15 @@ def test_rates_are_tried_for_every_network_and_the_best_one_trained():
     assert [cell.variant for cell in cells] == ["rate_0.03", "report", "rate_0.01"]
     assert {(cell.seeds.start, len(cell.seeds)) for cell in cells} == {(1000, 30)}
     assert SETTINGS[variant_at(0.1)] == REPORT._replace(learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("seed", "init", "order"),
+    [
+        (0, [1797259609, 2579123966], [928981903, 3453687069]),
+        (1000, [76005737, 2103553955], [3121172949, 1033489290]),
+    ],
+)
+def test_a_seed_gives_the_keys_that_every_result_was_computed_with(seed, init, order):
+    """Other keys are other weights and another order, so no published run could be repeated."""
+    assert [jax.random.key_data(key).tolist() for key in keys_of(seed)] == [init, order]
