@@ -291,13 +291,6 @@ def data(synthetic, monkeypatch):
     return synthetic
 
 
-@pytest.fixture
-def schedules():
-    """The schedules of optax count on what JAX does unless it is told to be strict."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def test_our_program_trains_and_prints_json(data, capsys):
     words = ["--placement", "none", "--epochs", "2", "--examples", "100", "--seeds", "2"]
     assert jax_program.main([*words, "--json", "-"]) == 0
