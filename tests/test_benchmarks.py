@@ -413,6 +413,15 @@ def test_the_clock_divides_an_epoch_into_its_parts(monkeypatch):
     assert calls[-1] == ("evaluate", "state1")
 
 
+def test_a_product_of_two_matrices_of_1024_is_2_times_1024_to_the_third_operations(monkeypatch):
+    """A multiplication and an addition for each of the 1024 terms of each of 1024² numbers."""
+    monkeypatch.setattr(program.time, "perf_counter", itertools.count(0, 4).__next__)
+    asked = []
+    gflops = program.matrix_product_gflops(lambda *size_and_number: asked.append(size_and_number))
+    assert asked == [(1024, 1), (1024, 20)]  # the first one is not timed
+    assert gflops == pytest.approx(20 * 2 * 1024**3 / 4 / 1e9)
+
+
 # epoch_time.
 
 
