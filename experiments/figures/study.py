@@ -94,15 +94,13 @@ def draw(
                 (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
+def curves(runs: pd.DataFrame, path: Path) -> None:
     """Draws median and 95 % band over the seeds by placement, with the report's numbers on top.
 
     Args:
-      runs: results, as `experiments.analysis` describes them.
+      runs: results of one setting, as `experiments.analysis` describes them.
       path: where the figure goes, as `experiments.figures` explains.
-      variant: the setting, a key of `experiments.settings.SETTINGS`.
     """
-    runs = runs[runs["variant"] == variant]
     placements = [name for name in LOOKS if name in set(runs["placement"])]
     with styled():
         figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
@@ -233,15 +231,13 @@ def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
         save(figure, path)
 
 
-def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
+def evaluations(runs: pd.DataFrame, path: Path) -> None:
     """Draws test loss and accuracy by the statistics that batch normalisation used.
 
     Args:
-      runs: results, as `experiments.analysis` describes them.
+      runs: results of one setting, as `experiments.analysis` describes them.
       path: where the figure goes, as `experiments.figures` explains.
-      variant: the setting, a key of `experiments.settings.SETTINGS`.
     """
-    runs = runs[runs["variant"] == variant]
     placements = [name for name in published.HISTORY if name in set(runs["placement"])]
     kinds = [name for name in EVALUATION_COLOURS if name in evaluations_of(runs)]
     with styled():
