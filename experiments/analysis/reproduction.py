@@ -22,7 +22,6 @@ class Rank:
     place: int  # 1 is the farthest from the others, `among` the nearest to their middle
     among: int  # the number of our pairs of runs, plus the report's
     place_by_placement: dict[str, int]
-    statistic: float  # mean squared standardised deviation of the report's numbers; about 1
     inside: int  # numbers inside their 95 % prediction interval
     total: int
 
@@ -98,7 +97,6 @@ def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
         place=place(np.full(len(placement), True)),
         among=len(curves) + 1,
         place_by_placement={name: place(placement == name) for name in placement.unique()},
-        statistic=float(scores[-1].mean()),
         inside=int(table["inside"].sum()),
         total=len(table),
     )
