@@ -678,7 +678,7 @@ def _finish(
     predictions = probabilities.argmax(1)
     (wrong,) = np.nonzero(predictions != labels)
     worst = wrong[np.argsort(probabilities[wrong, labels[wrong]])][:24]
-    with run_directory.writing(directory):
+    with files.writing(directory):
         figures.curves(history, placement, directory / "curves.png")
         figures.confusion(confusion, directory / "confusion.png")
         figures.mistakes(
