@@ -31,14 +31,13 @@ from experiments.figures.style import (
     styled,
 )
 from experiments.figures.timing import epoch_times
-from experiments.settings import CANDIDATES, SETTINGS
+from experiments.settings import CANDIDATES, SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 DRAWN = (  # the figures of a study
     *("final_accuracy", "paired_differences", "curves", "evaluations"),
     *("block", "per_class", "confusion", "epoch_times"),
 )
-BLOCKS = tuple(published.HISTORY)
 FAR = 3  # times the range of the middle 98 % of seeds: one that lies farther from it is far out
 EVALUATION_COLOURS = {"running": "#D55E00", "batch": "#009E73", "recalibrated": "#56B4E9"}
 
@@ -293,7 +292,7 @@ def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
         figure = Figure(figsize=(1.5 * WIDTH, height), layout="constrained")
         forest, errors = figure.subplots(1, 2, width_ratios=(3, 2))
         for y, row in enumerate(rows):
-            placed = [name for name in BLOCKS if name.replace("_", " ") in row["contrast"]]
+            placed = [name for name in WITH_BLOCK if name.replace("_", " ") in row["contrast"]]
             _forest_row(forest, row, y, LOOKS[placed[0] if placed else "none"])
             if y and row["question"] != rows[y - 1]["question"]:
                 forest.axhline(y - 0.5, color="#BBBBBB", linewidth=0.6)
