@@ -75,7 +75,7 @@ def browser() -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     """A Selenium driver of a fresh Chromium without a screen, which makes no requests of its own.
 
     Its performance log has every request of a page, its browser log every message of the console.
@@ -101,7 +101,7 @@ def chromium(*, width: int = 1280, height: int = 800) -> Iterator[Any]:
             "disable-component-update",
             "disable-sync",
             "force-device-scale-factor=1",
-            f"window-size={width},{height}",
+            "window-size=1280,800",
             f"user-data-dir={profile}",
         ):
             chosen.add_argument(f"--{argument}")

@@ -173,26 +173,51 @@ def _large_sums() -> Finding:
 
 
 def _kernels() -> Finding:
-    """Compares the form that this platform runs with the reference form: values and gradients."""
+    """Compares the forms that this platform runs with the reference forms: values and gradients.
+
+    The shapes are those of the network with the block before fc1, from conv2 on.
+    """
     rng = np.random.default_rng(0)
-    shapes = (6, 12, 12, 8), (5, 5, 6, 16), (16,), (16, 4, 4, 8)
-    arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+    batch = 64  # as in training; the fast form of conv2 divides such a batch into halves
+    image = 16, 4, 4, batch
+
+    def normalised(form: Any) -> Any:
+        return lambda x, scale, bias: form(x, scale, bias, 1e-5)[0]
+
+    forms = {  # the two forms, and the shapes of the inputs and of the result
+        "conv_pool_relu": (
+            kernels.conv_pool_relu,
+            kernels.conv_pool_relu_reference,
+            ((6, 12, 12, batch), (5, 5, 6, 16), (16,), image),
+        ),
+        "conv3x3": (kernels.conv3x3, kernels.conv3x3_reference, (image, (3, 3, 16, 16), image)),
+        "batch_norm": (
+            normalised(kernels.batch_norm),
+            normalised(kernels.batch_norm_reference),
+            ((16, 16 * batch), (16,), (16,), (16, 16 * batch)),
+        ),
+    }
 
     def outputs(function: Any, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         *inputs, dy = arrays
         y, pullback = jax.vjp(function, *inputs)
         return y, *pullback(dy)
 
-    ours = compilation.jit(partial(outputs, kernels.conv_pool_relu))(*arrays)
-    reference = compilation.jit(partial(outputs, kernels.conv_pool_relu_reference))(*arrays)
-    worst = max(
-        float(abs(a - b).max() / abs(b).max()) for a, b in zip(ours, reference, strict=True)
-    )
     # A GPU may multiply in TensorFloat-32, with 10 bits of fraction.
-    if worst < (1e-4 if jax.default_backend() == "cpu" else 1e-2):
-        found = f"the convolution and its gradients equal the reference form to {worst:.0e}"
-        return Finding(True, "kernels", found)
-    return Finding(False, "kernels", f"the convolution is off by {worst:.1e}: please report this")
+    allowed, worst = (1e-4 if jax.default_backend() == "cpu" else 1e-2), 0.0
+    for name, (ours, reference, shapes) in forms.items():
+        arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+        pairs = zip(
+            compilation.jit(partial(outputs, ours))(*arrays),
+            compilation.jit(partial(outputs, reference))(*arrays),
+            strict=True,
+        )
+        error = np.max([abs(a - b).max() / abs(b).max() for a, b in pairs])
+        if not error < allowed:  # nor where it is NaN
+            return Finding(False, "kernels", f"{name} is off by {error:.1e}: please report this")
+        worst = max(worst, error)
+    found = "the convolutions, batch normalisation and their gradients equal the reference forms"
+    return Finding(True, "kernels", f"{found} to {worst:.0e}")
 
 
 def _compile_cache(asked: Path | None) -> Finding:

@@ -15,32 +15,21 @@ from mnist_jax.prepare import tfds_order
 from mnist_jax.train import Evaluation, Programs, Variables
 
 
-def in_file_order(split: Split, places: np.ndarray) -> tuple[Split, np.ndarray]:
-    """A split in the order of its images' places in the original file.
+def in_file_order(name: str, split: Split) -> Split:
+    """A split, as `load_mnist` gives it, in the order of the original file, as numpy arrays.
 
     Args:
-      split: `N` examples, as `load_mnist` gives them or a part of them.
-      places: `[N]`, the place of each example in the file, as `tfds_order` returns them.
-
-    Returns:
-      The split in that order as numpy arrays, and the place in it of each of the given examples,
-      `[N]` int32.
+      name: `train` or `test`.
+      split: that split.
     """
-    order = np.argsort(places)
-    ranks = np.empty(len(order), np.int32)
-    ranks[order] = np.arange(len(order), dtype=np.int32)
+    order = np.argsort(tfds_order(name, len(split.labels)))
     images, labels = map(np.asarray, split)
-    return Split(images[order], labels[order]), ranks
+    return Split(images[order], labels[order])
 
 
 def original(train_split: Split, test_split: Split) -> tuple[Split, Split]:
     """Both splits, as `load_mnist` gives them, in the order of the original files."""
-    splits = {"train": train_split, "test": test_split}
-    train_split, test_split = (
-        in_file_order(split, tfds_order(name, len(split.labels)))[0]
-        for name, split in splits.items()
-    )
-    return train_split, test_split
+    return in_file_order("train", train_split), in_file_order("test", test_split)
 
 
 def evaluate(

@@ -32,6 +32,7 @@ __all__ = [
     "read_lines",
     "read_regular",
     "write_whole",
+    "writing",
 ]
 
 
@@ -171,6 +172,20 @@ def locked(directory: Path) -> Iterator[None]:
             # finds that it has no name any more, and tries again with a new one.
             path.unlink(missing_ok=True)
             lock.release()
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Turns an OSError into a FileError whose message is one line.
+
+    Args:
+      directory: the one that the files are in; it is named if the error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        file = error.filename or directory
+        raise FileError(f"{file} cannot be written: {error.strerror}") from error
 
 
 _LOCK = ".lock"

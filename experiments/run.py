@@ -676,9 +676,8 @@ def _finish(
     run_directory.write_per_class(directory, confusion)
     probabilities = np.asarray(jax.nn.softmax(logits))  # [N, 10]
     predictions = probabilities.argmax(1)
-    (wrong,) = np.nonzero(predictions != labels)
-    worst = wrong[np.argsort(probabilities[wrong, labels[wrong]])][:24]
-    with run_directory.writing(directory):
+    worst = metrics.worst_mistakes(probabilities, labels)[:24]
+    with files.writing(directory):
         figures.curves(history, placement, directory / "curves.png")
         figures.confusion(confusion, directory / "confusion.png")
         figures.mistakes(

@@ -12,17 +12,16 @@ The state from which a run continues is in the checkpoint alone, and a checksum 
 checkpoint. The other files are for people and other programs: a damaged one cannot change a result.
 """
 
-import contextlib
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.files import as_json, as_lines, read_json, write_whole
+from experiments.files import as_json, as_lines, read_json, write_whole, writing
 from experiments.options import UsageError
 from mnist_jax import checkpoint, torch_weights
 from mnist_jax.checkpoint import Checkpoint, CheckpointError
@@ -161,7 +160,7 @@ def write_epoch(
       keep: whether to keep the weights of this epoch, too.
 
     Raises:
-      UsageError: a file, which the message names, cannot be written.
+      FileError: a file, which the message names, cannot be written.
     """
     epoch = len(history)
     steps = epoch * steps_per_epoch
@@ -207,13 +206,3 @@ def write_per_class(directory: Path, confusion: np.ndarray) -> None:
         writer.writerow((digit, correct, count, f"{100 * correct / max(count, 1):.4f}"))
     with writing(directory):
         write_whole(directory / PER_CLASS, text.getvalue().encode())
-
-
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turns an OSError into a UsageError whose message is one line."""
-    try:
-        yield
-    except OSError as error:
-        file = error.filename or directory
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from error

@@ -52,13 +52,14 @@ CANDIDATES: dict[str, Setting] = {
     "no_momentum_rate_0.01": Setting(0.0, "half", 0.01),
     "no_momentum_mnist_rate_0.01": Setting(0.0, "mnist", 0.01),
 }
+REPORT = CANDIDATES["report"]
 SETTINGS: dict[str, Setting] = {
     **CANDIDATES,
     # For the question why the block helps: parts of it, or something else instead of it.
-    "no_shortcut": Setting(0.9, "half", block="no shortcut"),
-    "no_batch_norm": Setting(0.9, "half", block="no batch norm"),
-    "plain_block": Setting(0.9, "half", block="neither"),
-    "batch_norm_only": Setting(0.9, "half", block="batch norm only"),
+    "no_shortcut": REPORT._replace(block="no shortcut"),
+    "no_batch_norm": REPORT._replace(block="no batch norm"),
+    "plain_block": REPORT._replace(block="neither"),
+    "batch_norm_only": REPORT._replace(block="batch norm only"),
     # As large as the networks with a block before and after fc1, by parameters that get a gradient.
     "wide_134": Setting(0.9, "half", fc1_features=134),
     "wide_206": Setting(0.9, "half", fc1_features=206),
@@ -66,7 +67,6 @@ SETTINGS: dict[str, Setting] = {
     **{f"rate_{rate}": Setting(0.9, "half", rate) for rate in RATES[1:]},
     **{f"held_out_{rate}": Setting(0.9, "half", rate, held_out=10_000) for rate in RATES},
 }
-REPORT = SETTINGS["report"]
 # The ways in which batch normalisation can normalise the test images, and what the names of their
 # metrics begin with. In a network without batch normalisation the three are the same.
 EVALUATIONS = {

@@ -50,3 +50,14 @@ def confusion_matrix(
 ) -> jax.Array:
     """Counts images, `[10, 10]` int32, by label (row) and prediction (column), both `[N]`."""
     return jnp.zeros((CLASSES, CLASSES), jnp.int32).at[labels, predictions].add(1)
+
+
+def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The places `[K]` of the misread images, by ascending probability of their label.
+
+    Args:
+      probabilities: `[N, 10]`.
+      labels: `[N]`.
+    """
+    (wrong,) = np.nonzero(probabilities.argmax(1) != labels)
+    return wrong[np.argsort(probabilities[wrong, labels[wrong]])]

@@ -32,6 +32,13 @@ def cores_are_near(monkeypatch):
 
 
 @pytest.fixture
+def schedules():
+    """The schedules of optax count on what JAX does unless it is told to be strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def no_signal_is_ignored():
     """Under nohup this process ignores SIGHUP, and so would each process that it starts."""
     ignored = [

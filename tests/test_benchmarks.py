@@ -291,13 +291,6 @@ def data(synthetic, monkeypatch):
     return synthetic
 
 
-@pytest.fixture
-def schedules():
-    """The schedules of optax count on what JAX does unless it is told to be strict."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def test_our_program_trains_and_prints_json(data, capsys):
     words = ["--placement", "none", "--epochs", "2", "--examples", "100", "--seeds", "2"]
     assert jax_program.main([*words, "--json", "-"]) == 0
@@ -418,6 +411,15 @@ def test_the_clock_divides_an_epoch_into_its_parts(monkeypatch):
     calls.clear()
     list(program.timed(side, 7, 1, recalibrated=False))
     assert calls[-1] == ("evaluate", "state1")
+
+
+def test_a_product_of_two_matrices_of_1024_is_2_times_1024_to_the_third_operations(monkeypatch):
+    """A multiplication and an addition for each of the 1024 terms of each of 1024² numbers."""
+    monkeypatch.setattr(program.time, "perf_counter", itertools.count(0, 4).__next__)
+    asked = []
+    gflops = program.matrix_product_gflops(lambda *size_and_number: asked.append(size_and_number))
+    assert asked == [(1024, 1), (1024, 20)]  # the first one is not timed
+    assert gflops == pytest.approx(20 * 2 * 1024**3 / 4 / 1e9)
 
 
 # epoch_time.

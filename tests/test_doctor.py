@@ -139,11 +139,27 @@ def test_a_platform_that_is_not_there(error, reason, capsys, monkeypatch):
     assert list(found) == ["versions", "devices", "compile cache", "data"]
 
 
-def test_a_kernel_that_computes_something_else(capsys, monkeypatch):
-    def off_by_little(x, kernel, bias):
-        return kernels.conv_pool_relu_reference(x, kernel, bias * jnp.float32(1.1))
+@pytest.mark.parametrize("name", ["conv_pool_relu", "conv3x3", "batch_norm"])
+def test_a_kernel_that_computes_something_else(name, capsys, monkeypatch):
+    reference = getattr(kernels, f"{name}_reference")
 
-    monkeypatch.setattr(kernels, "conv_pool_relu", off_by_little)
+    def off_by_little(x, factor, *others):
+        return reference(x, factor * jnp.float32(1.1), *others)
+
+    monkeypatch.setattr(kernels, name, off_by_little)
+    _, found, wrong = lines(capsys)
+    assert wrong == ["kernels"]
+    assert found["kernels"].startswith(f"{name} is off by ")
+
+
+def test_a_kernel_that_is_wrong_where_it_divides_the_batch(capsys, monkeypatch):
+    """As it does in training, but not with every batch."""
+
+    def off_in_halves(x, kernel, bias):
+        factor = jnp.float32(1.1 if x.shape[-1] % 32 == 0 else 1)
+        return kernels.conv_pool_relu_reference(x, kernel, bias * factor)
+
+    monkeypatch.setattr(kernels, "conv_pool_relu", off_in_halves)
     _, _, wrong = lines(capsys)
     assert wrong == ["kernels"]
 

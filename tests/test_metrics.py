@@ -60,3 +60,8 @@ def test_confusion_matrix():
     np.testing.assert_array_equal(found.sum(1), np.bincount(LABELS, minlength=10))
     assert np.trace(found) == of(slice(None)).correct
     assert found.dtype == jnp.int32
+
+
+def test_the_worst_mistake_gives_its_label_the_least_probability():
+    probabilities = np.array([[0.3, 0.7], [0.1, 0.9], [0.6, 0.4], [0.8, 0.2]])
+    assert metrics.worst_mistakes(probabilities, np.array([0, 1, 1, 1])).tolist() == [3, 0, 2]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import small
 
-from experiments import cores, files, options, run, run_directory
+from experiments import cores, files, options, run, run_directory, settings
 from experiments.options import UsageError
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS, Split
@@ -203,6 +203,7 @@ def interrupt(*args, **kwargs):
         (["--normalisation", "mnist"], "--normalisation mnist contradicts"),
         (["--nesterov"], "--nesterov True contradicts the run in {}, which has False"),
         (["--init-from", "w"], "--init-from w contradicts the run in {}, which has None"),
+        (["--devices", "2"], "--devices 2 contradicts the run in {}, which has 1"),
     ],
 )
 def test_options_that_contradict_the_run_are_refused(given, message, data, directory, capsys):
@@ -210,6 +211,48 @@ def test_options_that_contradict_the_run_are_refused(given, message, data, direc
     assert resume(directory, *given) == 2
     assert message.format(directory) in capsys.readouterr().err
     assert contents(directory) == before
+
+
+ONE_CYCLE = ("--placement", "none", "--schedule", "one_cycle", "--peak-learning-rate", "0.1")
+
+
+def test_one_cycle_spans_all_steps_of_the_run(data, schedules, tmp_path):
+    assert start(tmp_path, *ONE_CYCLE) == 0
+    model = settings.model_of(settings.REPORT, "none")
+    tx = settings.sgd(0.1, settings.REPORT.momentum, one_cycle_steps=2 * 4)  # 200 images, 64 a step
+    init_key, order_key = settings.keys_of(0)
+    programs = train.compiled(model, tx)
+    epochs = train.fit(programs, programs.init_state(init_key), *data, order_key, epochs=2)
+    rows = history_of(tmp_path / "runs" / "none-seed0")
+    for row, epoch in zip(rows, epochs, strict=True):
+        assert row["train_loss"] == epoch.train.mean_loss
+        assert row["test_loss"] == epoch.test.metrics.mean_loss
+
+
+def test_a_run_in_the_midst_of_a_cycle_continues_to_the_same_bits(
+    data, schedules, tmp_path, monkeypatch, capsys
+):
+    """And to no other cycle: neither its peak nor its length can be changed any more."""
+    assert start(tmp_path, *ONE_CYCLE) == 0
+    write_epoch = run_directory.write_epoch
+
+    def stop_after(*args, **kwargs):
+        write_epoch(*args, **kwargs)
+        interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "write_epoch", stop_after)
+        assert start(tmp_path, *ONE_CYCLE) == 130
+    whole, stopped = (tmp_path / "runs" / f"none-seed0{more}" for more in ("", "-2"))
+    assert len(history_of(stopped)) == 1
+    capsys.readouterr()
+    for option, value, has in (("--peak-learning-rate", "0.2", 0.1), ("--epochs", "3", 2)):
+        assert resume(stopped, option, value) == 2
+        message = f"{option} {value} contradicts the run in {stopped}, which has {has}\n"
+        assert capsys.readouterr().err.endswith(message)
+    assert resume(stopped) == 0
+    assert contents(stopped) == contents(whole)
+    assert history_of(stopped) == history_of(whole)
 
 
 def test_the_manifest_says_how_many_threads_there_were(data, tmp_path, monkeypatch):

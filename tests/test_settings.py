@@ -1,32 +1,51 @@
 """Settings, and the plan of the study: its parts train all that an answer needs."""
 
+import statistics
 from pathlib import Path
 
+import jax
 import pytest
 
+from experiments import files
 from experiments.analysis.block import LABELS
 from experiments.analysis.claims import SCALES
 from experiments.settings import (
     BLOCKS,
     CANDIDATES,
+    PEAK_LEARNING_RATE,
     PLAN,
     RATES,
     REPORT,
     SETTINGS,
     best_rate_cells,
+    keys_of,
     variant_at,
 )
 from mnist_jax.data import PIXELS
 from mnist_jax.model import PLACEMENTS
 
 PLANNED = {(cell.variant, cell.placement): cell.seeds for part in PLAN.values() for cell in part}
-WORDS = (Path(__file__).parents[1] / "experiments" / "results" / "plan.md").read_text()
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+WORDS = (RESULTS / "plan.md").read_text()
 
 
 def test_every_setting_names_pixels_and_a_block():
     for name, setting in SETTINGS.items():
         assert setting.normalisation in PIXELS, name
         assert setting.block in BLOCKS, name
+
+
+@pytest.mark.parametrize(
+    ("variant", "block"),
+    [
+        ("no_shortcut", "no shortcut"),
+        ("no_batch_norm", "no batch norm"),
+        ("plain_block", "neither"),
+        ("batch_norm_only", "batch norm only"),
+    ],
+)
+def test_another_block_is_all_that_tells_a_variant_from_the_report(variant, block):
+    assert SETTINGS[variant] == REPORT._replace(block=block)
 
 
 def test_each_network_stands_in_the_plan_once():
@@ -80,3 +99,27 @@ def test_rates_are_tried_for_every_network_and_the_best_one_trained():
     assert [cell.variant for cell in cells] == ["rate_0.03", "report", "rate_0.01"]
     assert {(cell.seeds.start, len(cell.seeds)) for cell in cells} == {(1000, 30)}
     assert SETTINGS[variant_at(0.1)] == REPORT._replace(learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("seed", "init", "order"),
+    [
+        (0, [1797259609, 2579123966], [928981903, 3453687069]),
+        (1000, [76005737, 2103553955], [3121172949, 1033489290]),
+    ],
+)
+def test_a_seed_gives_the_keys_that_every_result_was_computed_with(seed, init, order):
+    """Other keys are other weights and another order, so no published run could be repeated."""
+    assert [jax.random.key_data(key).tolist() for key in keys_of(seed)] == [init, order]
+
+
+def test_the_peak_of_one_cycle_is_the_one_that_was_chosen():
+    """It was best on held-out images, for every network and length, and was measured since."""
+    best = {}
+    for row in files.read_json(RESULTS / "schedule_choice.json")["rows"]:
+        training = row["placement"], row["epochs"]
+        tried = statistics.mean(row["accuracy_percent"]), row["peak_learning_rate"]
+        best[training] = max(tried, best.get(training, tried))
+    assert {rate for _, rate in best.values()} == {PEAK_LEARNING_RATE}
+    measured = files.read_json(RESULTS / "time_to_accuracy.json")["rows"]
+    assert {row["peak_learning_rate"] for row in measured} == {PEAK_LEARNING_RATE}

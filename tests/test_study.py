@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import files, manifest
+from experiments import evaluation, files, manifest
 from experiments.files import FileError
 from experiments.settings import EVALUATIONS, SETTINGS, Cell, Setting, keys_of, model_of, sgd
 from experiments.study import directory as study_directory
@@ -201,6 +201,12 @@ def in_file_order(synthetic) -> tuple[Split, Split]:
             of_file[0][place], of_file[1][place] = split.images[ours], split.labels[ours]
         found.append(Split(*of_file))
     return found[0], found[1]
+
+
+def test_a_single_run_is_evaluated_in_the_order_of_the_files_too(synthetic, in_file_order):
+    """The statistics of a test batch depend on which images it holds."""
+    for ours, expected in zip(evaluation.original(*synthetic), in_file_order, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
 def test_an_epoch_is_evaluated_three_ways(with_block, synthetic, in_file_order):

@@ -6,7 +6,6 @@ contrast whose runs a study does not have counts in it with p = 1, as an unteste
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from experiments.analysis.paired import LEVEL, paired
 from experiments.analysis.runs import evaluated, evaluations_of, final, reaches_its_end
 from experiments.settings import RATES, SETTINGS, model_of, variant_at
-from mnist_jax.model import Placement
+from mnist_jax.model import Placement, centres
 
 
 class Arm(NamedTuple):
@@ -223,15 +222,12 @@ def trained_parameters(variant: str, placement: Placement) -> int:
     """
     images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
     model = model_of(SETTINGS[variant], placement)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
 
-    def size(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> int:
-        names = [part.key for part in path]
-        one_pixel = placement == "after_fc1" and names[0] == "resnet_block"
-        return leaf.size // 9 if one_pixel and names[-1] == "kernel" else leaf.size
+    def trained(key: jax.Array, images: jax.Array) -> Any:
+        return centres(model, model.init(key, images, train=False)["params"])
 
-    sizes = jax.tree_util.tree_map_with_path(size, shapes["params"])
-    return sum(jax.tree.leaves(sizes))
+    shapes = jax.eval_shape(trained, jax.random.key(0), images)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from experiments import published
 from experiments.analysis import paired as pairs
 from experiments.analysis.paired import LEVEL, paired
 from experiments.analysis.runs import FINAL, evaluated, evaluations_of, final
-from experiments.settings import SETTINGS
+from experiments.settings import SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 Row = Mapping[Any, Any]  # of the evidence
@@ -26,7 +26,6 @@ SCALES = (
     "report",
     "mnist",
 )  # the variants with the two pixel scales that PyTorch's tutorials use
-BLOCKS = tuple(published.HISTORY)
 PRIMARY = "running"  # the evaluation on which the answers rest
 
 # Claim 1. "About 92 %" is 91.5 to 92.5. "Nearly 98 %" is at least 97.5, and the two networks' own
@@ -123,7 +122,7 @@ def _gains(runs: pd.DataFrame) -> list[dict[str, Any]]:
     for evaluation in evaluations_of(runs):
         mine = evaluated(runs, evaluation)
         for variant in SCALES:
-            for block in BLOCKS:
+            for block in WITH_BLOCK:
                 common = {"claim": 1, "variant": variant, "evaluation": evaluation, "where": block}
                 common |= {"unit": "points", "test": "paired t"}
                 blocked = final(mine, variant, block)
@@ -144,7 +143,7 @@ def _caveat(p_holm: float) -> str:
 
 def _asked(rows: pd.DataFrame) -> str:
     """What is said of an answer that does not rest on both placements and both pixel scales."""
-    found, all_of_them = int(rows["primary"].sum()), len(SCALES) * len(BLOCKS)
+    found, all_of_them = int(rows["primary"].sum()), len(SCALES) * len(WITH_BLOCK)
     return "" if found == all_of_them else f"asked of {found} of {all_of_them} comparisons: "
 
 
@@ -197,7 +196,7 @@ def _times(timing: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         seconds.setdefault(key, {})[row["placement"]] = row["epoch_seconds"]
     rows = []
     for (program, threads), measured in sorted(seconds.items(), key=lambda item: _order(*item[0])):
-        before, after = (np.log(measured.get(block, [])) for block in BLOCKS)
+        before, after = (np.log(measured.get(block, [])) for block in WITH_BLOCK)
         rounds = min(len(before), len(after))
         if rounds < 2:
             continue
@@ -265,7 +264,7 @@ def _speeds(runs: pd.DataFrame) -> list[dict[str, Any]]:
         for place in PLACEMENTS:
             common = {"claim": 3, "variant": variant, "where": place, "test": "paired t"}
             common["evaluation"] = PRIMARY
-            loss = {"unit": "log ratio", "primary": place in BLOCKS}
+            loss = {"unit": "log ratio", "primary": place in WITH_BLOCK}
             gain = {
                 epochs: early_loss(runs, "unnormalised", place, epochs)
                 - early_loss(runs, variant, place, epochs)
@@ -283,7 +282,7 @@ def _speeds(runs: pd.DataFrame) -> list[dict[str, Any]]:
             rows.append(common | {"reading": said, "unit": "points"} | paired(better))
             gains[place] = {"log ratio": gain[EARLY], "epochs": saved}
         # This is below 0 if a network with a block gains less than half of what one without gains.
-        for place in BLOCKS:
+        for place in WITH_BLOCK:
             for unit in ("log ratio", "epochs"):
                 left = gains[place][unit] - gains["none"][unit] / 2
                 common = {"claim": 3, "variant": variant, "where": place, "evaluation": PRIMARY}
@@ -346,7 +345,7 @@ def _judge_speed(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
     epochs = rows[rows["reading"].str.startswith("epochs to")]
     saved = {
         name: _span(epochs[epochs["where"].isin(places)]["effect"])
-        for name, places in (("with a block", BLOCKS), ("without one", ("none",)))
+        for name, places in (("with a block", WITH_BLOCK), ("without one", ("none",)))
     }
     parts = [
         f"at learning rate {SETTINGS['report'].learning_rate:g} the training loss of epochs 1 and "
@@ -385,7 +384,7 @@ def _orders(runs: pd.DataFrame) -> list[dict[str, Any]]:
         common: dict[str, Any] = {"claim": 4, "evaluation": evaluation, "unit": "points"}
         common["test"] = "paired t"
         for variant in SCALES:
-            before, after = (final(mine, variant, block) for block in BLOCKS)
+            before, after = (final(mine, variant, block) for block in WITH_BLOCK)
             gaps[variant, evaluation] = after - before
             row = common | {"reading": "after_fc1 - before_fc1", "variant": variant}
             row |= {"primary": evaluation == PRIMARY, "single_pair": single_pair(before, after)}

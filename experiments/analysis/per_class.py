@@ -51,8 +51,10 @@ def samplings(size: int) -> dict[str, np.ndarray]:
 PRINTED = {"cut off": np.floor, "rounded": np.rint}  # how a percentage became a whole number
 
 
-def accuracies(answers: Iterable[Answers], variant: str = "report") -> pd.DataFrame:
+def accuracies(answers: Iterable[Answers]) -> pd.DataFrame:
     """Accuracy by digit over the whole test split after the last epoch, beside the report's.
+
+    Only answers of the variant `report` count.
 
     Returns:
       A row for each evaluation, placement and digit, in percent: mean over seeds, sd, low and high
@@ -61,7 +63,7 @@ def accuracies(answers: Iterable[Answers], variant: str = "report") -> pd.DataFr
     """
     tables = []
     for answer in answers:
-        if answer.variant != variant:
+        if answer.variant != "report":
             continue
         images = answer.confusion.sum(axis=2)  # [n, 10]
         share = np.diagonal(answer.confusion, axis1=1, axis2=2) / images
@@ -97,9 +99,7 @@ def pooled_confusion(answer: Answers) -> np.ndarray:
     return answer.confusion.mean(axis=0)
 
 
-def sampling(
-    answers: Iterable[Answers], labels: np.ndarray, variant: str = "report"
-) -> pd.DataFrame:
+def sampling(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
     """Finds out on which part of the test split the report's per-class percentages were measured.
 
     For each sampling, our own runs' answers to exactly its images give percentages, which are cut
@@ -112,9 +112,8 @@ def sampling(
     least probable.
 
     Args:
-      answers: those of all runs; only those of `variant` with a block count.
+      answers: those of all runs; only those of the variant `report` with a block count.
       labels: `[N]`, in the order of the files.
-      variant: the setting, a key of `experiments.settings.SETTINGS`.
 
     Returns:
       A row for each evaluation, sampling and way of printing: evaluation, sampling, printed,
@@ -127,7 +126,7 @@ def sampling(
     """
     by_evaluation: dict[str, dict[str, np.ndarray]] = {}
     for answer in answers:
-        if answer.variant == variant and answer.placement in published.HISTORY:
+        if answer.variant == "report" and answer.placement in published.HISTORY:
             right = _unpacked(answer, len(labels))
             by_evaluation.setdefault(answer.evaluation, {})[answer.placement] = right
     rows = []

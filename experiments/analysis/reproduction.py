@@ -22,7 +22,6 @@ class Rank:
     place: int  # 1 is the farthest from the others, `among` the nearest to their middle
     among: int  # the number of our pairs of runs, plus the report's
     place_by_placement: dict[str, int]
-    statistic: float  # mean squared standardised deviation of the report's numbers; about 1
     inside: int  # numbers inside their 95 % prediction interval
     total: int
 
@@ -98,7 +97,6 @@ def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
         place=place(np.full(len(placement), True)),
         among=len(curves) + 1,
         place_by_placement={name: place(placement == name) for name in placement.unique()},
-        statistic=float(scores[-1].mean()),
         inside=int(table["inside"].sum()),
         total=len(table),
     )
@@ -109,14 +107,8 @@ def curves_of(runs: pd.DataFrame, variant: str) -> pd.DataFrame:
     rows = runs[(runs["variant"] == variant) & runs["placement"].isin(published.HISTORY)]
     wide = rows.pivot(index="seed", columns=["placement", "epoch"], values=list(published.METRICS))
     wide.columns = wide.columns.set_names("metric", level=0)
-    order = [
-        (placement, epoch.epoch, metric)
-        for placement, history in published.HISTORY.items()
-        for epoch in history
-        for metric in published.METRICS
-    ]
     wide = wide.reorder_levels(["placement", "epoch", "metric"], axis=1).dropna().astype(float)
-    return wide[[key for key in order if key in wide.columns]]
+    return wide[[key for key in _printed() if key in wide.columns]]
 
 
 def metrics_of(curves: pd.DataFrame) -> list[str]:
@@ -126,13 +118,17 @@ def metrics_of(curves: pd.DataFrame) -> list[str]:
 
 def numbers_of(curves: pd.DataFrame) -> pd.Series:
     """The report's number for each column of `curves_of`."""
-    printed = {
+    return pd.Series(_printed(), name="published", dtype=float).reindex(curves.columns)
+
+
+def _printed() -> dict[tuple[str, int, str], float]:
+    """The report's numbers by (placement, epoch, metric), in the report's order."""
+    return {
         (placement, epoch.epoch, metric): getattr(epoch, metric)
         for placement, history in published.HISTORY.items()
         for epoch in history
         for metric in published.METRICS
     }
-    return pd.Series(printed, name="published", dtype=float).reindex(curves.columns)
 
 
 def transformed(values: pd.DataFrame | pd.Series, metrics: Iterable[str]) -> np.ndarray:

@@ -31,14 +31,13 @@ from experiments.figures.style import (
     styled,
 )
 from experiments.figures.timing import epoch_times
-from experiments.settings import CANDIDATES, SETTINGS
+from experiments.settings import CANDIDATES, SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 DRAWN = (  # the figures of a study
     *("final_accuracy", "paired_differences", "curves", "evaluations"),
     *("block", "per_class", "confusion", "epoch_times"),
 )
-BLOCKS = tuple(published.HISTORY)
 # What lies farther from the middle values than this many times their range is far out. The middle
 # values are 98 % of seeds, or 80 % of the means of rows, of which there are fewer.
 FAR = 3
@@ -96,15 +95,13 @@ def draw(
                 (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def curves(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
+def curves(runs: pd.DataFrame, path: Path) -> None:
     """Draws median and 95 % band over the seeds by placement, with the report's numbers on top.
 
     Args:
-      runs: results, as `experiments.analysis` describes them.
+      runs: results of one setting, as `experiments.analysis` describes them.
       path: where the figure goes, as `experiments.figures` explains.
-      variant: the setting, a key of `experiments.settings.SETTINGS`.
     """
-    runs = runs[runs["variant"] == variant]
     placements = [name for name in LOOKS if name in set(runs["placement"])]
     with styled():
         figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
@@ -235,15 +232,13 @@ def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
         save(figure, path)
 
 
-def evaluations(runs: pd.DataFrame, path: Path, *, variant: str = "report") -> None:
+def evaluations(runs: pd.DataFrame, path: Path) -> None:
     """Draws test loss and accuracy by the statistics that batch normalisation used.
 
     Args:
-      runs: results, as `experiments.analysis` describes them.
+      runs: results of one setting, as `experiments.analysis` describes them.
       path: where the figure goes, as `experiments.figures` explains.
-      variant: the setting, a key of `experiments.settings.SETTINGS`.
     """
-    runs = runs[runs["variant"] == variant]
     placements = [name for name in published.HISTORY if name in set(runs["placement"])]
     kinds = [name for name in EVALUATION_COLOURS if name in evaluations_of(runs)]
     with styled():
@@ -299,7 +294,7 @@ def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
         figure = Figure(figsize=(1.5 * WIDTH, height), layout="constrained")
         forest, errors = figure.subplots(1, 2, width_ratios=(3, 2))
         for y, row in enumerate(rows):
-            placed = [name for name in BLOCKS if name.replace("_", " ") in row["contrast"]]
+            placed = [name for name in WITH_BLOCK if name.replace("_", " ") in row["contrast"]]
             _forest_row(forest, row, y, LOOKS[placed[0] if placed else "none"])
             if y and row["question"] != rows[y - 1]["question"]:
                 forest.axhline(y - 0.5, color="#BBBBBB", linewidth=0.6)

@@ -19,13 +19,12 @@ from typing import Annotated
 
 import tyro
 
-from experiments import options, terminal
+from experiments import files, options, terminal
 from experiments.options import DataOptions, OptionalPath, UsageError, refuse
 from experiments.page.build import render
 from experiments.page.contents import gather, read_study
-from experiments.run_directory import Run, open_run, writing
+from experiments.run_directory import Run, open_run
 from mnist_jax.data import DatasetName, load_mnist
-from mnist_jax.disk import write_whole
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _, test = load_mnist(data_dir, mirror, dataset=dataset_of(runs))
         title = ", ".join(run.name for run in runs)
         page = render(gather(runs, test), study, title=title).encode(errors="backslashreplace")
-        with writing(out.parent):
-            write_whole(out, page)
+        with files.writing(out.parent):
+            files.write_whole(out, page)
         console.print(f"written: {out}, {len(page) / 1e6:.2f} MB")
         if config.open and not webbrowser.open(out.resolve().as_uri()):
             console.print("no browser was found here to open it with")

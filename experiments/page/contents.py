@@ -94,9 +94,8 @@ def answer(run: Run, test: Split) -> Answers:
     """What a run says of the test images, with the mistakes in the order of the run's figure."""
     predict = compilation.jit(partial(train.predict, model=run.model))
     probabilities = np.asarray(jax.nn.softmax(predict(run.variables, test.images)))  # [N, 10]
-    labels, digits = np.asarray(test.labels), probabilities.argmax(1)
-    (wrong,) = np.nonzero(digits != labels)
-    return Answers(probabilities, digits, wrong[np.argsort(probabilities[wrong, labels[wrong]])])
+    worst = metrics.worst_mistakes(probabilities, np.asarray(test.labels))
+    return Answers(probabilities, probabilities.argmax(1), worst)
 
 
 def choose_row(answers: Sequence[Answers], labels: np.ndarray) -> list[int]:

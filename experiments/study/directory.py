@@ -26,6 +26,7 @@ from experiments.files import (
     read_json,
     read_lines,
     write_whole,
+    writing,
 )
 from experiments.study.plan import Group, Row, Saved, run_of
 from mnist_jax import checkpoint
@@ -56,15 +57,6 @@ def opened(directory: Path) -> Iterator[None]:
         if new:
             with contextlib.suppress(OSError):
                 directory.rmdir()  # does nothing to a directory with files
-
-
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turns an OSError into a FileError whose message is one line."""
-    try:
-        yield
-    except OSError as error:
-        raise FileError(f"{error.filename or directory}: {error.strerror}") from error
 
 
 def next_manifest(

@@ -9,7 +9,7 @@ from experiments import files
 from experiments.files import FileError
 from experiments.settings import PLAN, SETTINGS
 from experiments.study import results as study_results
-from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING, writing
+from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING
 from experiments.study.plan import Row, finished, groups, left_out
 from mnist_jax.model import PLACEMENTS, Placement
 
@@ -53,7 +53,7 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
     }
     notes = [*notes, *left_out(rows, epochs=epochs), *tables.notes]
 
-    with writing(directory):
+    with files.writing(directory):
         (directory / TABLES).mkdir(exist_ok=True)
         for name, text in markdown.items():
             path = directory / TABLES / f"{name}.md"

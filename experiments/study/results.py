@@ -37,7 +37,7 @@ import numpy as np
 from experiments import files
 from experiments.files import FileError
 from experiments.study import directory as study_directory
-from experiments.study.directory import MANIFEST, RESULTS, TIMING, writing
+from experiments.study.directory import MANIFEST, RESULTS, TIMING
 from experiments.study.plan import Row, run_of
 
 TABLE, ANSWERS = "results.csv.gz", "answers.npz.xz"
@@ -124,7 +124,7 @@ def write(source: Path, directory: Path, timing: Mapping[str, Any] | None) -> li
     content[MANIFEST] = files.as_json(manifest)
     if timing is not None:
         content[TIMING] = files.as_json(timing)
-    with writing(directory):
+    with files.writing(directory):
         for name, each in content.items():
             files.write_whole(directory / name, each)
         if timing is None:  # another study may have left its own

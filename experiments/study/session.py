@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
+from experiments.evaluation import in_file_order
 from experiments.manifest import differences, manifest
 from experiments.settings import Cell, Setting
 from experiments.study import directory as files
@@ -64,7 +64,7 @@ def begin(
     common = {
         "settings": {variant: setting._asdict() for variant, setting in settings.items()},
         "data_sha256": data_sha256,
-        "test_labels": "".join(map(str, np.asarray(arranged(splits, 0).test.labels))),
+        "test_labels": "".join(map(str, in_file_order("test", splits[1]).labels)),
     }
     asked = {"cells": [[variant, place, seeds[0], seeds[-1]] for variant, place, seeds in cells]}
     signed = files.next_manifest(directory, common, asked | manifest(data_sha256))

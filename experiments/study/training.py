@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.evaluation import evaluate_all, in_file_order
+from experiments.evaluation import evaluate_all, original
 from experiments.files import FileError
 from experiments.settings import (
     EVALUATIONS,
@@ -59,18 +59,15 @@ def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
       held_out: if it is not 0, the last `held_out` training images replace the test split, and only
         the other training images are trained on.
     """
-    train_split, test_split = splits
-    train_places = tfds_order("train", len(train_split.labels))
-    test_places = tfds_order("test", len(test_split.labels))
+    train_split, test_split = original(*splits)
+    places = tfds_order("train", len(train_split.labels))
     if held_out:
+        kept, held = np.sort(places[:-held_out]), np.sort(places[-held_out:])
+        places = np.searchsorted(kept, places[:-held_out])
         train_split, test_split = (
-            Split(train_split.images[part], train_split.labels[part])
-            for part in (slice(-held_out), slice(-held_out, None))
+            Split(train_split.images[part], train_split.labels[part]) for part in (kept, held)
         )
-        train_places, test_places = train_places[:-held_out], train_places[-held_out:]
-    train_split, places = in_file_order(train_split, train_places)
-    test_split, _ = in_file_order(test_split, test_places)
-    return Data(train_split, test_split, places)
+    return Data(train_split, test_split, places.astype(np.int32))
 
 
 def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterator[Epoch]:
