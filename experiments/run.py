@@ -539,8 +539,9 @@ def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> C
         console.print(f"no epoch of {directory} was finished: it starts anew")
         return None
     saved = run_directory.read_checkpoint(directory)
+    begun = saved.metadata["config"]  # of an earlier version perhaps, as in `_parsed`
     for name in FIXED:
-        if saved.metadata["config"][name] != described[name]:
+        if begun.get(name, getattr(Config, name)) != described[name]:
             raise UsageError(f"{saved.path}: not the checkpoint of the run in {directory}: {name}")
     done = len(saved.metadata["history"])
     if done > described["epochs"]:
