@@ -520,12 +520,18 @@ def _initial_state(
     """
     if init_from is None:
         return programs.init_state(key)
-    found, variables, _ = run_directory.open_weights(init_from)
+    found = run_directory.read_weights(init_from)
     if found.placement != model.placement:
         raise UsageError(
             f"{init_from}: weights of placement {found.placement}, not {model.placement}"
         )
-    return train.start_from(variables, tx)
+    if found.pixels not in (None, model.pixels):
+        names = {pixels: name for name, pixels in PIXELS.items()}
+        raise UsageError(
+            f"{init_from}: weights for --normalisation {names.get(found.pixels, found.pixels)}, "
+            f"not {names[model.pixels]}"
+        )
+    return train.start_from(found.variables, tx)
 
 
 def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> Checkpoint | None:

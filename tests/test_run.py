@@ -287,6 +287,22 @@ def test_a_run_starts_from_the_weights_of_another(data, directory, tmp_path, cap
     assert "weights of placement after_fc1, not none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_initial_weights_keep_their_scale_of_the_pixels(
+    option, data, directory, tmp_path, monkeypatch, capsys
+):
+    """A file of PyTorch states none, so it may be used with any."""
+    weights = directory / "weights.safetensors"
+    given = ["--init-from", str(weights), "--normalisation", "mnist", *option]
+    assert start(tmp_path, *given) == 2
+    assert capsys.readouterr().err == (
+        f"error: {weights}: weights for --normalisation half, not mnist\n"
+    )
+    stated = torch_weights.load(weights)
+    monkeypatch.setattr(torch_weights, "load", lambda _: stated._replace(pixels=None))
+    assert start(tmp_path, *given) == 0
+
+
 @pytest.mark.parametrize("name", ["batch", "recalibrated"])
 def test_every_way_of_evaluation_is_printed_and_one_is_chosen(
     name, data, one_run, tmp_path, capsys
