@@ -67,7 +67,7 @@ def open_run(path: Path) -> Run:
         raise UsageError(f"{path}: no epoch of this run is finished")
     saved = read_checkpoint(path)
     model, variables, epoch = open_weights(path / WEIGHTS)
-    kept = sorted((path / EPOCHS).glob("*.safetensors"))
+    kept = (file for file in (path / EPOCHS).glob("*.safetensors") if file.stem.isdecimal())
     return Run(
         name=path.resolve().name,
         path=path,
@@ -77,7 +77,7 @@ def open_run(path: Path) -> Run:
         history=saved.metadata["history"][:epoch],
         config=config,
         manifest=read_manifest(path),
-        epochs=tuple((int(file.stem), file) for file in kept if file.stem.isdecimal()),
+        epochs=tuple(sorted((int(file.stem), file) for file in kept)),
     )
 
 

@@ -142,6 +142,15 @@ def test_the_run_can_be_opened_again(data, tmp_path):
     )
 
 
+def test_kept_epochs_stand_in_their_order(directory):
+    """Also those of three digits."""
+    (directory / run_directory.EPOCHS).mkdir()
+    for number in (99, 100, 101, 2):
+        (directory / run_directory.EPOCHS / f"{number:02}.safetensors").touch()
+    opened = run_directory.open_run(directory)
+    assert [number for number, _ in opened.epochs] == [2, 99, 100, 101]
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_lengthened_run_is_the_run_that_was_never_interrupted(placement, data, tmp_path):
     whole = ("--placement", placement, "--epochs", "3", "--keep-epochs")
