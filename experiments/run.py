@@ -313,6 +313,8 @@ def _worthwhile_threads(resume: Path | None, console: Console) -> int:
     Raises:
       FileError: the manifest of the run is damaged.
     """
+    if not cores.can_choose():
+        return cores.count()
     if resume is not None and (resume / run_directory.MANIFEST).exists():
         before = run_directory.read_manifest(resume)["starts"][-1]["threads"]
         return min(before, cores.count())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import small
 
-from experiments import cores, files, options, run, run_directory
+from experiments import cores, files, options, run, run_directory, terminal
 from experiments.options import UsageError
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS, Split
@@ -228,6 +228,18 @@ def test_the_manifest_says_how_many_threads_there_were(data, tmp_path, monkeypat
     assert start(tmp_path, "--placement", "none", "--epochs", "1") == 0
     manifest = files.read_json(tmp_path / "runs" / "none-seed0" / "manifest.json")
     assert manifest["starts"][0]["threads"] == 1
+
+
+def test_a_system_that_keeps_no_core_idle_uses_all_of_them(directory, monkeypatch):
+    """Also for a run that was begun with fewer threads."""
+    manifest = files.read_json(directory / "manifest.json")
+    manifest["starts"][0]["threads"] = 1
+    files.write_whole(directory / "manifest.json", files.as_json(manifest))
+    monkeypatch.setattr(cores, "count", lambda: 8)
+    console = terminal.console(quiet=True)
+    assert run._worthwhile_threads(directory, console) == 1
+    monkeypatch.setattr(cores, "can_choose", lambda: False)
+    assert run._worthwhile_threads(directory, console) == 8
 
 
 def test_other_data_are_refused_and_other_versions_named(data, directory, monkeypatch, capsys):
