@@ -313,6 +313,8 @@ def _worthwhile_threads(resume: Path | None, console: Console) -> int:
     Raises:
       FileError: the manifest of the run is damaged.
     """
+    if not cores.can_choose():
+        return cores.count()
     if resume is not None and (resume / run_directory.MANIFEST).exists():
         before = run_directory.read_manifest(resume)["starts"][-1]["threads"]
         return min(before, cores.count())
@@ -520,12 +522,18 @@ def _initial_state(
     """
     if init_from is None:
         return programs.init_state(key)
-    found, variables, _ = run_directory.open_weights(init_from)
+    found = run_directory.read_weights(init_from)
     if found.placement != model.placement:
         raise UsageError(
             f"{init_from}: weights of placement {found.placement}, not {model.placement}"
         )
-    return train.start_from(variables, tx)
+    if found.pixels not in (None, model.pixels):
+        names = {pixels: name for name, pixels in PIXELS.items()}
+        raise UsageError(
+            f"{init_from}: weights for --normalisation {names.get(found.pixels, found.pixels)}, "
+            f"not {names[model.pixels]}"
+        )
+    return train.start_from(found.variables, tx)
 
 
 def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> Checkpoint | None:
@@ -539,8 +547,9 @@ def _saved(directory: Path, described: Mapping[str, Any], console: Console) -> C
         console.print(f"no epoch of {directory} was finished: it starts anew")
         return None
     saved = run_directory.read_checkpoint(directory)
+    begun = saved.metadata["config"]  # of an earlier version perhaps, as in `_parsed`
     for name in FIXED:
-        if saved.metadata["config"][name] != described[name]:
+        if begun.get(name, getattr(Config, name)) != described[name]:
             raise UsageError(f"{saved.path}: not the checkpoint of the run in {directory}: {name}")
     done = len(saved.metadata["history"])
     if done > described["epochs"]:

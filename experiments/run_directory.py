@@ -27,6 +27,7 @@ from mnist_jax import checkpoint, torch_weights
 from mnist_jax.checkpoint import Checkpoint, CheckpointError
 from mnist_jax.data import PIXELS, Pixels
 from mnist_jax.model import LeNet
+from mnist_jax.torch_weights import Weights
 
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
 CHECKPOINT, WEIGHTS, EPOCHS = "checkpoint", "weights.safetensors", "epochs"
@@ -65,7 +66,7 @@ def open_run(path: Path) -> Run:
         raise UsageError(f"{path}: no epoch of this run is finished")
     saved = read_checkpoint(path)
     model, variables, epoch = open_weights(path / WEIGHTS)
-    kept = sorted((path / EPOCHS).glob("*.safetensors"))
+    kept = (file for file in (path / EPOCHS).glob("*.safetensors") if file.stem.isdecimal())
     return Run(
         name=path.resolve().name,
         path=path,
@@ -75,7 +76,7 @@ def open_run(path: Path) -> Run:
         history=saved.metadata["history"][:epoch],
         config=config,
         manifest=read_manifest(path),
-        epochs=tuple((int(file.stem), file) for file in kept if file.stem.isdecimal()),
+        epochs=tuple(sorted((int(file.stem), file) for file in kept)),
     )
 
 
@@ -106,14 +107,23 @@ def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
     Raises:
       UsageError: the file cannot be read or used. The message is one line and names it.
     """
+    weights = read_weights(path)
+    model = LeNet(weights.placement, weights.pixels or DEFAULT_PIXELS)
+    return model, weights.variables, weights.epochs
+
+
+def read_weights(path: Path) -> Weights:
+    """What a file of weights holds.
+
+    Raises:
+      UsageError: the file cannot be read or used. The message is one line and names it.
+    """
     try:
-        weights = torch_weights.load(path)
+        return torch_weights.load(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-    model = LeNet(weights.placement, weights.pixels or DEFAULT_PIXELS)
-    return model, weights.variables, weights.epochs
 
 
 def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:

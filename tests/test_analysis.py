@@ -201,6 +201,14 @@ def test_the_report_is_ranked_among_as_many_runs_as_the_plan_says():
     assert set(tables.numbers["n"]) == {33}
 
 
+def test_seeds_without_a_block_take_no_place_in_the_rank():
+    """Runs without a block whose seeds come first do not count among the 30."""
+    results = study(33, variants=("report",), epochs=2)
+    results = results[(results["placement"] == "none") | (results["seed"] >= 30)]
+    ranks = analysis.analyse(results).ranks
+    assert {rank.among for rank in ranks.values()} == {4}
+
+
 def test_notes_tell_what_rests_on_fewer_runs_than_the_plan_has():
     notes = analysis.analyse(study(3, variants=("report", "mnist"), epochs=2)).notes
     assert "report: its final numbers are those of epoch 2 of 10" in notes

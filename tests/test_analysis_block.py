@@ -200,6 +200,18 @@ def test_networks_of_unlike_age_are_not_compared():
     contrast = "no block, fc1 of 134 - no block"
     assert contrast in set(block.contrasts(runs, {})["contrast"])
     assert contrast not in set(block.contrasts(runs[~young], {})["contrast"])
+    for results, told in ((runs, True), (runs[~young], False)):
+        difference = block.arms(results).set_index("network")["difference"]
+        assert np.isfinite(difference["no block, fc1 of 134"]) == told
+
+
+def test_a_network_of_30_epochs_is_compared_with_one_that_has_all_its_own(runs):
+    contrast = "block before fc1 at 10 epochs - no block at 30"
+    younger = runs[(runs["variant"] == "longer") | (runs["epoch"] <= 4)]
+    for results, told in ((runs, True), (younger, False)):
+        assert (contrast in set(block.contrasts(results, {})["contrast"])) == told
+        difference = block.arms(results).set_index("network")["difference"]
+        assert np.isfinite(difference["no block, 30 epochs"]) == told
 
 
 def test_of_equally_good_rates_the_lower_is_chosen():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import small
 
-from experiments import cores, files, options, run, run_directory, settings
+from experiments import cores, files, options, run, run_directory, settings, terminal
 from experiments.options import UsageError
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS, Split
@@ -142,6 +142,15 @@ def test_the_run_can_be_opened_again(data, tmp_path):
     )
 
 
+def test_kept_epochs_stand_in_their_order(directory):
+    """Also those of three digits."""
+    (directory / run_directory.EPOCHS).mkdir()
+    for number in (99, 100, 101, 2):
+        (directory / run_directory.EPOCHS / f"{number:02}.safetensors").touch()
+    opened = run_directory.open_run(directory)
+    assert [number for number, _ in opened.epochs] == [2, 99, 100, 101]
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_lengthened_run_is_the_run_that_was_never_interrupted(placement, data, tmp_path):
     whole = ("--placement", placement, "--epochs", "3", "--keep-epochs")
@@ -264,6 +273,18 @@ def test_the_manifest_says_how_many_threads_there_were(data, tmp_path, monkeypat
     assert manifest["starts"][0]["threads"] == 1
 
 
+def test_a_system_that_keeps_no_core_idle_uses_all_of_them(directory, monkeypatch):
+    """Also for a run that was begun with fewer threads."""
+    manifest = files.read_json(directory / "manifest.json")
+    manifest["starts"][0]["threads"] = 1
+    files.write_whole(directory / "manifest.json", files.as_json(manifest))
+    monkeypatch.setattr(cores, "count", lambda: 8)
+    console = terminal.console(quiet=True)
+    assert run._worthwhile_threads(directory, console) == 1
+    monkeypatch.setattr(cores, "can_choose", lambda: False)
+    assert run._worthwhile_threads(directory, console) == 8
+
+
 def test_other_data_are_refused_and_other_versions_named(data, directory, monkeypatch, capsys):
     manifest = files.read_json(directory / "manifest.json")
     manifest["starts"][0]["packages"]["jaxlib"] = "0.0.1"
@@ -330,6 +351,22 @@ def test_a_run_starts_from_the_weights_of_another(data, directory, tmp_path, cap
     assert "weights of placement after_fc1, not none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_initial_weights_keep_their_scale_of_the_pixels(
+    option, data, directory, tmp_path, monkeypatch, capsys
+):
+    """A file of PyTorch states none, so it may be used with any."""
+    weights = directory / "weights.safetensors"
+    given = ["--init-from", str(weights), "--normalisation", "mnist", *option]
+    assert start(tmp_path, *given) == 2
+    assert capsys.readouterr().err == (
+        f"error: {weights}: weights for --normalisation half, not mnist\n"
+    )
+    stated = torch_weights.load(weights)
+    monkeypatch.setattr(torch_weights, "load", lambda _: stated._replace(pixels=None))
+    assert start(tmp_path, *given) == 0
+
+
 @pytest.mark.parametrize("name", ["batch", "recalibrated"])
 def test_every_way_of_evaluation_is_printed_and_one_is_chosen(
     name, data, one_run, tmp_path, capsys
@@ -392,11 +429,17 @@ def test_a_continued_run_needs_no_file_of_initial_weights(data, directory, tmp_p
     assert len(history_of(begun)) == 3
 
 
-def test_a_run_of_a_version_with_fewer_options_is_continued(data, directory):
+def test_a_run_of_a_version_with_fewer_options_is_continued(data, tmp_path, monkeypatch):
     """It was trained with the defaults of the options that came later."""
+    later = ("nesterov", "schedule", "peak_learning_rate", "evaluation")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "FIXED", tuple(name for name in run.FIXED if name not in later))
+        assert start(tmp_path) == 0
+    directory = tmp_path / "runs" / "after_fc1-seed0"
     config = run_directory.read_config(directory)
-    early = {k: v for k, v in config.items() if k not in ("nesterov", "evaluation", "keep_epochs")}
-    files.write_whole(directory / run_directory.CONFIG, files.as_json(early))
+    assert not config.keys() & {*later}
+    del config["keep_epochs"]
+    files.write_whole(directory / run_directory.CONFIG, files.as_json(config))
     assert resume(directory) == 0
 
 

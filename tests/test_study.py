@@ -571,7 +571,7 @@ def test_a_damaged_file_is_refused(begun, synthetic, name):
         study(begun, synthetic)
     assert str(error.value).startswith(f"{path}: ")
     assert "damaged" in str(error.value)
-    assert ("without" in str(error.value)) == (name != "manifest.json")
+    assert ("delete that " in str(error.value)) == (name != "manifest.json")
     assert path.read_bytes() == content
 
 

@@ -15,7 +15,13 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.paired import LEVEL, paired
-from experiments.analysis.runs import evaluated, evaluations_of, final, reaches_its_end
+from experiments.analysis.runs import (
+    comparable,
+    evaluated,
+    evaluations_of,
+    final,
+    reaches_its_end,
+)
 from experiments.settings import RATES, SETTINGS, model_of, variant_at
 from mnist_jax.model import Placement, centres
 
@@ -150,13 +156,7 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
     wanted = contrasts_of(rates)
     if not reaches_its_end(runs, LONGER):  # their names tell of 30 epochs
         wanted = [one for one in wanted if all(arm.variant != LONGER for arm in one.weights)]
-    last = runs.groupby("variant")["epoch"].max()
-    # While a study grows, networks of unlike age are not compared.
-    wanted = [
-        one
-        for one in wanted
-        if len({last.get(arm.variant) for arm in one.weights if arm.variant != LONGER}) <= 1
-    ]
+    wanted = [one for one in wanted if len(comparable(runs, *(arm.variant for arm in one.weights)))]
     running = _finals(runs, wanted)
     exact = (
         _finals(evaluated(runs, "recalibrated"), wanted)
@@ -206,8 +206,9 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
         row |= {"recalibrated": np.nan if exact is None else final(exact, *arm).mean()}
         mine = runs[(runs["variant"] == arm.variant) & (runs["placement"] == arm.placement)]
         row["train_loss"] = mine[mine["epoch"] == mine["epoch"].max()]["train_loss"].mean()
-        beside = (
-            paired(accuracy - final(runs, *NONE)) if arm != NONE else paired(pd.Series(dtype=float))
+        alike = comparable(runs, arm.variant, NONE.variant)
+        beside = paired(
+            final(alike, *arm) - final(alike, *NONE) if arm != NONE else pd.Series(dtype=float)
         )
         row |= {"difference": beside["effect"], "low": beside["low"], "high": beside["high"]}
         rows.append(row)

@@ -39,6 +39,17 @@ def reaches_its_end(runs: pd.DataFrame, variant: str) -> bool:
     return bool(last >= SETTINGS[variant].epochs)
 
 
+def comparable(runs: pd.DataFrame, *variants: str) -> pd.DataFrame:
+    """The runs of these variants, or none of them while their networks are of unlike age.
+
+    Networks are of like age if all have equally many epochs, or all have those of their settings.
+    While a study grows they may have neither, and then their accuracies are not compared.
+    """
+    mine = runs[runs["variant"].isin(variants)]
+    alike = mine.groupby("variant")["epoch"].max().nunique() <= 1
+    return mine if alike or all(reaches_its_end(runs, name) for name in variants) else mine[:0]
+
+
 def diverged(results: pd.DataFrame) -> int:
     """The number of runs that have a loss which is not finite."""
     broken = pd.Series(False, index=results.index)

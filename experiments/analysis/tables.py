@@ -208,9 +208,10 @@ def analyse(
     evidence = claims.evidence_of(runs, timing)
     cells = settings.cells_of(runs)
     rates = block.chosen_rates(runs)
-    report = np.unique(runs[runs["variant"] == "report"]["seed"])
+    report = runs[runs["variant"] == "report"]
+    both = set.intersection(*(set(report[report["placement"] == p]["seed"]) for p in claims.BLOCKS))
     # As many of our runs as the cells of `settings` have.
-    ranked = runs[runs["seed"].isin(report[: settings.SEEDS])]
+    ranked = runs[runs["seed"].isin(sorted(both)[: settings.SEEDS])]
     ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
     contrasts = block.contrasts(runs, block.rates_in(rates))
     answers = [one for one in answers if one.variant in SETTINGS]
