@@ -11,7 +11,7 @@ from experiments.analysis import block, claims, per_class, reproduction, setting
 from experiments.analysis.per_class import Answers
 from experiments.analysis.reproduction import Rank
 from experiments.analysis.runs import complete_runs, diverged, evaluated, evaluations_of
-from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS
+from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 # The columns of each table that are shown, in their order, and how their numbers are printed.
@@ -209,7 +209,7 @@ def analyse(
     cells = settings.cells_of(runs)
     rates = block.chosen_rates(runs)
     report = runs[runs["variant"] == "report"]
-    both = set.intersection(*(set(report[report["placement"] == p]["seed"]) for p in claims.BLOCKS))
+    both = set.intersection(*(set(report[report["placement"] == p]["seed"]) for p in WITH_BLOCK))
     # As many of our runs as the cells of `settings` have.
     ranked = runs[runs["seed"].isin(sorted(both)[: settings.SEEDS])]
     ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
