@@ -619,6 +619,27 @@ def test_a_scheduler_numbers_the_hosts(monkeypatch, rank):
         hosts.number(None)
 
 
+@pytest.mark.parametrize(
+    ("variables", "joins"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "a,b"}, True),
+        ({"SLURM_NTASKS": "2"}, False),  # a shell inside an allocation
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "a"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+    ],
+)
+def test_hosts_meet_where_a_scheduler_started_several(monkeypatch, variables, joins):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+    monkeypatch.setattr(jax.config, "update", lambda *args: None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hosts.meet(None, None, None)
+    assert calls == ([(None, None, None)] if joins else [])
+
+
 TIMES = [
     {"program": "mnist_jax", "threads": 2, "placement": placement, "epoch_seconds": [s, s + 0.1]}
     for placement, s in (("before_fc1", 2.2), ("after_fc1", 1.8))

@@ -49,8 +49,10 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None) -> None:
     Raises:
       UsageError: the hosts could not be joined.
     """
-    scheduled = (_scheduled("SLURM_NTASKS") or 1) > 1 or "OMPI_COMM_WORLD_SIZE" in os.environ
-    if coordinator is None and not scheduled:
+    # A shell inside an allocation of Slurm knows the number of tasks, but belongs to no step.
+    in_step = "SLURM_STEP_NODELIST" in os.environ
+    tasks = in_step and _scheduled("SLURM_NTASKS"), _scheduled("OMPI_COMM_WORLD_SIZE")
+    if coordinator is None and not any(number and number > 1 for number in tasks):
         return
     # It would catch SIGTERM, in place of our own handler, and wait for a step that never comes.
     jax.config.update("jax_enable_preemption_service", False)
