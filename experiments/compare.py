@@ -204,6 +204,11 @@ def check(config: Config) -> None:
                 refuse(option, "left out with --plan", getattr(config, option))
         if config.timing is not None:
             refuse("timing", "given with --from when every part is done", config.timing)
+    # The tables end with the epochs of a setting; the answers would be those of older networks.
+    planned = [cell.variant for cell in PLAN.get(config.plan or "", ())]
+    for name in planned or config.variants.split(","):
+        if config.epochs is not None and config.epochs > (most := SETTINGS[name].epochs):
+            refuse("epochs", f"at most {most}, which {name} has", config.epochs)
     out = config.out or OUT
     if config.from_dir is not None:
         for option in TRAINING:

@@ -251,6 +251,8 @@ def test_a_killed_study_continues(whole, synthetic, tmp_path):
         (["--seeds", "1", "--first-seed", "4294967296"], "--first-seed"),
         (["--seeds", "2", "--first-seed", "4294967295"], "--first-seed"),
         (["--epochs", "0"], "--epochs"),
+        (["--epochs", "11"], "--epochs"),
+        (["--epochs", "11", "--plan", "pairs"], "--epochs"),
         (["--placements", "after_fc1,nowhere"], "--placements"),
         (["--placements", "none,none"], "--placements"),
         (["--variants", ""], "--variants"),
