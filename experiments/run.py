@@ -253,7 +253,9 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
     # A run of an earlier version lacks later options, and was trained with their defaults.
     own = {name: begun.get(name, getattr(Config, name)) for name in (*FIXED, "epochs")}
     own["init_from"] = begun.get("init_from") and Path(begun["init_from"])
-    given = parse(default=replace(Config(), **own))
+    # A flag that is on by default could not be given again.
+    given = parse(default=replace(Config(), **(own | {"nesterov": False})))
+    given = replace(given, nesterov=given.nesterov or own["nesterov"])
     # A cycle of the learning rate depends on the number of epochs.
     fixed = FIXED if own["schedule"] == "constant" else (*FIXED, "epochs")
     for name in fixed:
@@ -301,6 +303,10 @@ def check(config: Config) -> None:
         refuse("batch_size", f"a multiple of --devices {config.devices}", config.batch_size)
     if config.resume and config.dry_run:
         refuse("dry_run", "given without --resume", config.dry_run)
+    if not config.resume:  # an earlier version took them, and what it began can be continued
+        without = "learning_rate" if config.schedule == "one_cycle" else "peak_learning_rate"
+        if (rate := getattr(config, without)) != getattr(Config, without):
+            refuse(without, f"left out with --schedule {config.schedule}", rate)
 
 
 def _worthwhile_threads(resume: Path | None, console: Console) -> int:
@@ -462,15 +468,20 @@ def _made_ready(
     Raises:
       DataError: the data cannot be had.
     """
-    with terminal.log_of_library(console), ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load_mnist, data.data_dir, data.mirror, dataset=dataset)
-        compiled = programs
-        if devices == 1:  # with several, compilation needs to know where the arrays lie
-            compiled = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE)
-        splits = loading.result()
-    if [len(split.labels) for split in splits] != [TRAIN_SIZE, TEST_SIZE]:
-        return programs, splits
-    return compiled, splits
+    pool = ThreadPoolExecutor(1)
+    try:
+        # With several devices, compilation needs to know where the arrays lie.
+        compiling = devices == 1 and pool.submit(
+            train.ahead_of_time, programs, TRAIN_SIZE, TEST_SIZE
+        )
+        # Here and not in the other thread, so that a signal ends a download at once.
+        with terminal.log_of_library(console):
+            splits = load_mnist(data.data_dir, data.mirror, dataset=dataset)
+        if not compiling or [len(split.labels) for split in splits] != [TRAIN_SIZE, TEST_SIZE]:
+            return programs, splits
+        return compiling.result(), splits
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _ready_for_the_end(programs: Programs, ready: Programs, three_ways: bool) -> Programs | None:

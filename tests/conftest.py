@@ -34,8 +34,9 @@ def cores_are_near(monkeypatch):
 @pytest.fixture
 def schedules():
     """The schedules of optax count on what JAX does unless it is told to be strict."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # in all threads
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -262,6 +263,29 @@ def test_a_run_in_the_midst_of_a_cycle_continues_to_the_same_bits(
     assert resume(stopped) == 0
     assert contents(stopped) == contents(whole)
     assert history_of(stopped) == history_of(whole)
+
+
+def test_a_run_goes_on_with_the_flags_that_it_was_begun_with(data, tmp_path):
+    flags = ("--placement", "none", "--nesterov", "--keep-epochs")
+    assert start(tmp_path, *flags) == 0
+    directory = tmp_path / "runs" / "none-seed0"
+    assert resume(directory, *flags, "--epochs", "3") == 0
+    assert resume(directory, "--epochs", "4") == 0
+    assert run_directory.read_config(directory)["nesterov"] is True
+    assert len(history_of(directory)) == 4
+
+
+def test_the_data_are_loaded_in_the_thread_that_hears_signals(data, tmp_path, monkeypatch):
+    """So that a signal ends a download, and not the wait for another thread."""
+    threads, load = [], run.load_mnist
+
+    def loaded(*args, **kwargs):
+        threads.append(threading.current_thread())
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(run, "load_mnist", loaded)
+    assert start(tmp_path, "--placement", "none", "--epochs", "1") == 0
+    assert threads == [threading.main_thread()]
 
 
 def test_the_manifest_says_how_many_threads_there_were(data, tmp_path, monkeypatch):
@@ -539,6 +563,14 @@ def test_the_module_runs_as_a_command():
         (["--batch-size", "199"], "--batch-size must be such that no batch has one image"),
         (["--batch-size", "31", "--devices", "2"], "--batch-size must be a multiple of --devices"),
         (["--devices", "0"], "--devices must be at least 1"),
+        (
+            ["--schedule", "one_cycle", "--learning-rate", "0.1"],
+            "--learning-rate must be left out with --schedule one_cycle: 0.1",
+        ),
+        (
+            ["--peak-learning-rate", "0.1"],
+            "--peak-learning-rate must be left out with --schedule constant: 0.1",
+        ),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--seed", "-1"], "--seed must be from 0 to 4294967295"),
         (["--seed", "4294967296"], "--seed must be from 0 to 4294967295"),
