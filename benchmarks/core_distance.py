@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_unless_positive(config, "turns")
         nanoseconds = cores.distance(config.turns)
         if nanoseconds is None:
-            raise FailedError("two processes cannot be kept to a core each")
+            raise FailedError(
+                "the distance was not measured: this needs two cores that a process can be kept to, "
+                f"and at most {cores.PATIENCE} s"
+            )
         print(f"{nanoseconds:.0f} ns from one core to another and back")
         return options.OK
 

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = Table("pictures", box=box.SIMPLE_HEAD)
         for run in runs:
             table.add_column(run.name, justify="right", no_wrap=True)
-        table.add_column("refused", justify="right", no_wrap=True)
+        table.add_column("no digit found", justify="right", no_wrap=True)
 
         def row(name: str, seen: np.ndarray, before: Sequence[float] | None, refused: int):
             percents = [
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table.add_row(name, *cells, str(refused))
             return percents
 
-        before = row("as MNIST has them", np.asarray(test.images), None, 0)
+        before = row("as MNIST has them, not prepared again", np.asarray(test.images), None, 0)
         for name, maker in MAKERS.items():
             seen, refused = read_back(maker, np.asarray(test.images)[..., 0], config.seed)
             row(name, seen, before, refused)
@@ -227,13 +227,13 @@ def on_ruled_paper(image: np.ndarray, rng: np.random.Generator) -> Image.Image:
 
 
 MAKERS: dict[str, Maker] = {
-    "the same": same,
+    "the same, as PNG": same,
     "inverted": inverted,
     "ten times as large": enlarged,
     "ten times as large, in squares": partial(enlarged, smooth=False),
     "turned, with EXIF's orientation": turned,
     "anywhere on a page of 400x300": on_a_page,
-    "photographed": photographed,
+    "photographed: light 2:1, noise, slight blur": photographed,
     "photographed, as a JPEG": compressed,
     "photographed with a shadow": partial(photographed, shadow=True),
     "photographed with the table beside it": partial(photographed, table=True),

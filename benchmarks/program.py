@@ -58,7 +58,7 @@ class Options:
     threads: OptionalInt = None
     """Number of CPU cores to run on, at least 1; by default all that the process may use."""
     seed: int = 0
-    """Seed of the initial weights and of the order of the images, at least 0."""
+    """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
     seeds: int = 1
     """Number of trainings, one after another with seeds that count up, at least 1."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)

@@ -98,7 +98,8 @@ def distance(turns: int = TURNS) -> float | None:
       turns: how often the byte goes there and back; the median counts.
 
     Returns:
-      The time; None where there is only one core, and where a process cannot be kept to one.
+      The time; None where there is only one core, where a process cannot be kept to one, and where
+      the measurement fails or takes more than `PATIENCE` seconds.
     """
     if not can_choose() or count() < 2:
         return None
@@ -117,7 +118,11 @@ def distance(turns: int = TURNS) -> float | None:
 
 
 def measure(turns: int) -> float:
-    """What `distance` returns; it forks, keeps this process to one core, and ends with it."""
+    """Measures what `distance` returns, in a process that does nothing else.
+
+    It forks a partner, keeps this process to one core and the partner to another, and does not undo
+    that. Both processes end if the measurement takes more than `PATIENCE` seconds.
+    """
     first, second, *_ = sorted(os.sched_getaffinity(0))
     shared = mmap.mmap(-1, 1)
     byte = memoryview(shared)

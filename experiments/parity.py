@@ -71,7 +71,7 @@ class Config:
     momentum: float = settings.REPORT.momentum
     """Momentum of stochastic gradient descent, at least 0 and below 1."""
     seed: int = 0
-    """Seed of the initial weights and of the order of the images, at least 0."""
+    """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
     normalisation: Literal["half", "mnist", "none"] = "half"
     """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     threads: int = 2

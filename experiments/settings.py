@@ -71,7 +71,7 @@ SETTINGS: dict[str, Setting] = {
 # metrics begin with. In a network without batch normalisation the three are the same.
 EVALUATIONS = {
     "running": "",  # with running statistics, as after PyTorch's `model.eval()`
-    "batch": "batch_",  # with the statistics of each test batch of 64, as without that call
+    "batch": "batch_",  # with the statistics of each test batch, as without that call
     "recalibrated": "recalibrated_",  # with the means over all training images
 }
 PEAK_LEARNING_RATE = 0.05  # highest rate of the schedule one_cycle, which is not the report's

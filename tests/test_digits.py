@@ -319,13 +319,13 @@ def networks(mnist):
 @pytest.mark.parametrize(
     ("kind", "points"),
     [
-        ("the same", 0.3),
+        ("the same, as PNG", 0.3),
         ("inverted", 1),
         ("ten times as large", 1),
         ("ten times as large, in squares", 1),
         ("turned, with EXIF's orientation", 1),
         ("anywhere on a page of 400x300", 1),
-        ("photographed", 1),
+        ("photographed: light 2:1, noise, slight blur", 1),
     ],
 )
 def test_a_digit_is_read_from_a_picture_as_well_as_from_mnist(kind, points, networks, mnist):
