@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nanoseconds = cores.distance(config.turns)
         if nanoseconds is None:
             raise FailedError(
-                "the distance was not measured: this needs two cores that a process can be kept to, "
+                "the distance was not measured: this needs two cores that one can keep to, "
                 f"and at most {cores.PATIENCE} s"
             )
         print(f"{nanoseconds:.0f} ns from one core to another and back")
