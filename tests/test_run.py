@@ -200,6 +200,20 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def interrupted_after_an_epoch(monkeypatch):
+    """A run is interrupted as soon as its first epoch is on disk."""
+    write_epoch = run_directory.write_epoch
+
+    def stop_after(*args, **kwargs):
+        write_epoch(*args, **kwargs)
+        interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "write_epoch", stop_after)
+        yield
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -244,14 +258,7 @@ def test_a_run_in_the_midst_of_a_cycle_continues_to_the_same_bits(
 ):
     """And to no other cycle: neither its peak nor its length can be changed any more."""
     assert start(tmp_path, *ONE_CYCLE) == 0
-    write_epoch = run_directory.write_epoch
-
-    def stop_after(*args, **kwargs):
-        write_epoch(*args, **kwargs)
-        interrupt()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_directory, "write_epoch", stop_after)
+    with interrupted_after_an_epoch(monkeypatch):
         assert start(tmp_path, *ONE_CYCLE) == 130
     whole, stopped = (tmp_path / "runs" / f"none-seed0{more}" for more in ("", "-2"))
     assert len(history_of(stopped)) == 1
@@ -473,14 +480,7 @@ def test_the_command_that_continues_repeats_what_the_directory_does_not_know(
     out = tmp_path / "my runs"
     given = ["--mirror", str(tmp_path / "m"), "--threads", "1", "--no-compile-cache"]
     monkeypatch.setattr(cores, "threads_made", lambda _: contextlib.nullcontext())
-    write_epoch = run_directory.write_epoch
-
-    def stop_after(*args, **kwargs):
-        write_epoch(*args, **kwargs)
-        interrupt()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_directory, "write_epoch", stop_after)
+    with interrupted_after_an_epoch(monkeypatch):
         assert run.main(["--out", str(out), "--epochs", "2", *given]) == 130
     words = shlex.split(capsys.readouterr().err.partition("to continue: ")[2])
     assert words[:3] == ["python", "-m", "experiments.run"]
