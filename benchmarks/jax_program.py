@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
 
     def of_config(config: Config, train: Split, test: Split) -> Side:
-        one_cycle = config.schedule == "one_cycle"
+        rate, cycle = options.schedule_of(config, len(train.labels))
         threads = 1 if config.choose_threads and cores.far_apart() else cores.count()
         with cores.threads_made(threads):
             jax.devices()
@@ -60,10 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train,
             test,
             placement=config.placement,
-            epochs=config.epochs,
             batch_size=config.batch_size,
-            one_cycle=one_cycle,
-            learning_rate=(config.peak_learning_rate if one_cycle else config.learning_rate),
+            learning_rate=rate,
+            one_cycle_steps=cycle,
             nesterov=config.nesterov,
             recalibrated=config.statistics == "recalibrated",
             threads=threads,
@@ -78,27 +77,25 @@ def ready(
     test: Split,
     *,
     placement: Placement,
-    epochs: int,
     batch_size: int,
-    one_cycle: bool,
     learning_rate: float,
+    one_cycle_steps: int | None,
     nesterov: bool,
     recalibrated: bool,
     threads: int,
 ) -> Side:
     """Compiles the programs of one training.
 
-    The arguments are as in `program.Options`, except that `threads` is the number with which JAX
-    was started.
+    The arguments are as in `program.Options` and `settings.sgd`, except that `threads` is the
+    number with which JAX was started.
     """
     size = len(train.labels)
     model = settings.model_of(settings.REPORT, placement)
-    steps = epochs * -(-size // batch_size)
     tx = settings.sgd(
         learning_rate,
         settings.REPORT.momentum,
         nesterov=nesterov,
-        one_cycle_steps=steps if one_cycle else None,
+        one_cycle_steps=one_cycle_steps,
     )
     sizes = {"batch_size": batch_size, "test_batch_size": settings.TEST_BATCH_SIZE}
 

@@ -60,16 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
 
     def of_config(config: Config, train: Split, test: Split) -> Side:
-        one_cycle = config.schedule == "one_cycle"
+        rate, cycle = options.schedule_of(config, len(train.labels))
         return ready(
             train,
             test,
             variant=config.variant,
             placement=config.placement,
-            epochs=config.epochs,
             batch_size=config.batch_size,
-            one_cycle=one_cycle,
-            learning_rate=(config.peak_learning_rate if one_cycle else config.learning_rate),
+            learning_rate=rate,
+            one_cycle_steps=cycle,
             nesterov=config.nesterov,
         )
 
@@ -83,13 +82,14 @@ def ready(
     *,
     variant: Variant,
     placement: Placement,
-    epochs: int,
     batch_size: int,
-    one_cycle: bool,
     learning_rate: float,
+    one_cycle_steps: int | None,
     nesterov: bool,
 ) -> Side:
-    """Loads the images into memory and makes the program ready; arguments as in `Config`.
+    """Loads the images into memory and makes the program ready.
+
+    The arguments are as in `Config` and `settings.sgd`.
 
     Raises:
       UsageError: PyTorch is not installed.
@@ -104,7 +104,7 @@ def ready(
     torch.set_num_threads(cores.count())
     pixels = PIXELS[settings.REPORT.normalisation]
     size = len(train.labels)
-    rates = every_rate(learning_rate, epochs * -(-size // batch_size)) if one_cycle else []
+    rates = every_rate(learning_rate, one_cycle_steps) if one_cycle_steps else []
 
     def in_memory(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = torch_report.in_memory(split, pixels)
@@ -144,12 +144,12 @@ def ready(
         # A scheduler multiplies the optimiser's own learning rate.
         optimizer = torch_report.make_optimizer(
             model,
-            1.0 if one_cycle else learning_rate,
+            1.0 if rates else learning_rate,
             settings.REPORT.momentum,
             nesterov=nesterov,
         )
         scheduler = None
-        if one_cycle:
+        if rates:
             scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates.__getitem__)
         return Started(model, network, optimizer, scheduler)
 

@@ -5,14 +5,22 @@ holds. The report's program probably took the test images in the order of the or
 DataLoader without shuffling does, so these evaluations take splits in that order.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.settings import EVALUATIONS
 from mnist_jax.data import Split
 from mnist_jax.prepare import tfds_order
-from mnist_jax.train import Evaluation, Programs, Variables
+from mnist_jax.train import Evaluation, Programs, TrainState, Variables, variables_of
+
+
+class Way(NamedTuple):
+    """One of the three ways for all epochs of a run, from `in_one_way`."""
+
+    programs: Programs  # their `evaluate` evaluates in this way, whatever split it is given
+    variables_of: Callable[[TrainState], Variables]  # with the statistics to predict with
 
 
 def in_file_order(name: str, split: Split) -> Split:
@@ -62,3 +70,35 @@ def evaluate_all(
     """
     names = EVALUATIONS if variables["batch_stats"] else ("running",)
     return {name: evaluate(programs, variables, name, train_split, test_split) for name in names}
+
+
+def in_one_way(programs: Programs, name: str, in_order: Callable[[], tuple[Split, Split]]) -> Way:
+    """Gives the programs of a run an `evaluate` that evaluates in one of the three ways.
+
+    Predictions use the statistics with which the network is evaluated, or the running ones if each
+    test batch has its own. An epoch is recalibrated once, though both its evaluation and its file
+    of weights need that.
+
+    Args:
+      programs: what `train.compiled` or `parallel.over_batch` returned.
+      name: a key of `settings.EVALUATIONS`. With `running` the programs stay as they are.
+      in_order: makes the training and the test split in file order; the other two ways call it.
+    """
+    if name == "running":
+        return Way(programs, variables_of)
+    last: list[tuple[Any, Variables]] = []  # the parameters, and what was recalibrated with them
+
+    def once(variables: Variables, split: Split) -> Variables:
+        if not last or last[0][0] is not variables["params"]:
+            last[:] = [(variables["params"], programs.recalibrate(variables, split))]
+        return last[0][1]
+
+    kept = programs._replace(recalibrate=once)
+
+    def evaluated(variables: Variables, _: Split) -> Evaluation:
+        return evaluate(kept, variables, name, *in_order())
+
+    way = Way(programs._replace(evaluate=evaluated), variables_of)
+    if name == "batch":
+        return way
+    return way._replace(variables_of=lambda state: once(variables_of(state), in_order()[0]))

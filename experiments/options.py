@@ -93,6 +93,18 @@ def refuse_training(config: Any, train_size: int) -> None:
         refuse("seed", f"from 0 to {MAX_SEED}", config.seed)
 
 
+def schedule_of(config: Any, train_size: int) -> tuple[float, int | None]:
+    """The arguments `learning_rate` and `one_cycle_steps` of `settings.sgd`.
+
+    Args:
+      config: has `schedule`, `learning_rate`, `peak_learning_rate`, `epochs` and `batch_size`.
+      train_size: number of images to train on.
+    """
+    if config.schedule == "constant":
+        return config.learning_rate, None
+    return config.peak_learning_rate, config.epochs * -(-train_size // config.batch_size)
+
+
 def refuse_threads(threads: int | None) -> None:
     """Refuses a number for `--threads` with which this system cannot start JAX or PyTorch."""
     most = cores.count()

@@ -19,9 +19,9 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,9 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if threads is None and config.platform in (None, "cpu") and config.devices == 1:
             threads = _worthwhile_threads(config.resume, console)
         _start_jax(config.platform, config.devices, threads or cores.count())
-        one_cycle = config.schedule == "one_cycle"
-        cycle = config.epochs * -(-TRAIN_SIZE // config.batch_size) if one_cycle else None  # steps
-        rate = config.peak_learning_rate if one_cycle else config.learning_rate
+        keeping = not (config.dry_run or config.no_compile_cache)
+        if keeping and (line := compile_cache.turn_on(config.compile_cache)):
+            console.print(line)
+        rate, cycle = options.schedule_of(config, TRAIN_SIZE)
         tx = settings.sgd(rate, config.momentum, nesterov=config.nesterov, one_cycle_steps=cycle)
         programs = _programs(model, tx, config.batch_size, config.devices)
         init_key, order_key = settings.keys_of(config.seed)
@@ -181,52 +182,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("made-up images; nothing was written")
             return options.OK
 
-        if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
-            console.print(line)
         described = _described(config)
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
             begun.append((directory, config))
             saved = _saved(directory, described, console) if config.resume else None
-            ready, splits = _made_ready(
+            ready, loaded = _made_ready(
                 programs, config.devices, config.data, config.dataset, console
             )
-            environment = manifest(digests(*splits), threads=threads)
+            environment = manifest(digests(*loaded), threads=threads)
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
             # A checkpoint has all that a continued run starts from.
             init_from = None if saved else config.init_from
             state = _initial_state(ready, init_key, init_from, model, tx)
             state, history = _begun(directory, described, environment, state, saved, console)
-            write = partial(
-                run_directory.write_epoch,
-                directory,
-                config=described,
-                data_sha256=environment["data_sha256"],
-                pixels=model.pixels,
-                steps_per_epoch=-(-len(splits[0].labels) // config.batch_size),
-                keep=config.keep_epochs,
-            )
-            in_order = _placed(evaluation.original(*splits), config.devices)
-            once = _recalibrating_once(ready)
-            variables_of = _variables_to_use(once, config.evaluation, in_order[0])
+            splits = _placed(loaded, config.devices)
+
+            @cache  # with running statistics only the end needs it, and not without a block
+            def in_order() -> tuple[Split, Split]:
+                return _placed(evaluation.original(*loaded), config.devices)
+
+            way = evaluation.in_one_way(ready, config.evaluation, in_order)
 
             def record(state: TrainState, history: list[dict[str, Any]]) -> None:
-                write(state, variables_of(state), history=history)
+                run_directory.write_epoch(
+                    directory,
+                    state,
+                    way.variables_of(state),
+                    config=described,
+                    data_sha256=environment["data_sha256"],
+                    history=history,
+                    pixels=model.pixels,
+                    steps_per_epoch=-(-len(splits[0].labels) // config.batch_size),
+                    keep=config.keep_epochs,
+                )
 
             if history:  # so that a file beside the checkpoint that was damaged or lost is mended
                 record(state, history)
-            splits = _placed(splits, config.devices)
             three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
             with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
-                at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways)
-                chosen = _evaluating(once, config.evaluation, *in_order)
-                state, history, logits = _train(
-                    chosen, state, splits, order_key, history, config.epochs, record, console
+                at_end = beside.submit(
+                    _ready_for_the_end, programs, ready, in_order if three_ways else None
                 )
-                variables = train.variables_of(state)
-                tested = beside.submit(_in_three_ways, at_end, variables, *in_order)
-                shown = splits[1] if config.evaluation == "running" else in_order[1]
+                state, history, logits = _train(
+                    way.programs, state, splits, order_key, history, config.epochs, record, console
+                )
+                tested = beside.submit(at_end.result(), train.variables_of(state))
+                shown = splits[1] if config.evaluation == "running" else in_order()[1]
                 _finish(directory, model.placement, history, shown, logits, console)
                 if (evaluations := tested.result()) is not None:
                     terminal.print_table(console, terminal.evaluations_table(evaluations))
@@ -367,53 +370,6 @@ def _programs(
     return parallel.over_batch(model, tx, mesh=mesh, **common)
 
 
-def _recalibrating_once(programs: Programs) -> Programs:
-    """The same programs with a `recalibrate` that keeps its last result.
-
-    A run needs the recalibrated statistics of an epoch twice: to evaluate, and for its file of
-    weights.
-    """
-    last: list[tuple[Any, train.Variables]] = []  # the parameters, and what was made of them
-
-    def recalibrate(variables: train.Variables, split: Split) -> train.Variables:
-        if not last or last[0][0] is not variables["params"]:
-            last[:] = [(variables["params"], programs.recalibrate(variables, split))]
-        return last[0][1]
-
-    return programs._replace(recalibrate=recalibrate)
-
-
-def _evaluating(programs: Programs, name: str, train_split: Split, test_split: Split) -> Programs:
-    """The same programs with an `evaluate` that evaluates in the way that is named.
-
-    Args:
-      programs: what `_programs` returned.
-      name: a key of `settings.EVALUATIONS`.
-      train_split: the training split in file order.
-      test_split: the test split in file order.
-    """
-    if name == "running":
-        return programs
-
-    def evaluate(variables: train.Variables, _: Split) -> train.Evaluation:
-        return evaluation.evaluate(programs, variables, name, train_split, test_split)
-
-    return programs._replace(evaluate=evaluate)
-
-
-def _variables_to_use(
-    programs: Programs, name: str, train_split: Split
-) -> Callable[[TrainState], train.Variables]:
-    """Makes of a state the variables for predictions, which the file of weights holds.
-
-    They have the statistics with which the network was evaluated, or the running ones where each
-    test batch had its own. The arguments are those of `_evaluating`.
-    """
-    if name == "recalibrated":
-        return lambda state: programs.recalibrate(train.variables_of(state), train_split)
-    return train.variables_of
-
-
 def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
     """Puts the splits on the device, or on all devices that share the batches."""
     if devices == 1:
@@ -484,39 +440,29 @@ def _made_ready(
         pool.shutdown(wait=False)
 
 
-def _ready_for_the_end(programs: Programs, ready: Programs, three_ways: bool) -> Programs | None:
-    """Gets ready what only the end of a run needs.
+def _ready_for_the_end(
+    programs: Programs, ready: Programs, in_order: Callable[[], tuple[Split, Split]] | None
+) -> Callable[[train.Variables], dict[str, train.Evaluation] | None]:
+    """Gets ready what only the end of a run needs: matplotlib, and an evaluation in three ways.
 
     Args:
       programs: what `_programs` returned.
       ready: what `_made_ready` made of them.
-      three_ways: whether the network is evaluated in three ways at the end.
+      in_order: makes the two splits in file order; None if three ways are not possible.
 
     Returns:
-      The programs of these evaluations; None if there are none.
+      What evaluates the trained network in three ways, by name; it returns None if it cannot.
     """
     import experiments.figures.run  # noqa: F401  # matplotlib, which takes half a second
 
-    if not three_ways:
-        return None
-    if ready is programs:  # of several devices, or for splits of other sizes: nothing is known yet
-        return programs
-    names = ("recalibrate", "evaluate_batch")
-    found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
-    return ready._replace(**{name: getattr(found, name) for name in names})
-
-
-def _in_three_ways(
-    at_end: Future[Programs | None],
-    variables: train.Variables,
-    train_split: Split,
-    test_split: Split,
-) -> dict[str, train.Evaluation] | None:
-    """The evaluations of a trained network by name; None if three ways are not possible."""
-    programs = at_end.result()
-    if programs is None:
-        return None
-    return evaluation.evaluate_all(programs, variables, train_split, test_split)
+    if in_order is None:
+        return lambda variables: None
+    splits = in_order()
+    if ready is not programs:  # else of several devices, or other sizes: they compile when called
+        names = ("recalibrate", "evaluate_batch")
+        found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
+        ready = ready._replace(**{name: getattr(found, name) for name in names})
+    return lambda variables: evaluation.evaluate_all(ready, variables, *splits)
 
 
 def _initial_state(

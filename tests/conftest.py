@@ -1,5 +1,6 @@
 """Makes JAX as strict as it can be, and holds the data that several files share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -20,6 +21,11 @@ jax.config.update("jax_debug_key_reuse", True)
 # `jax_check_tracer_leaks` traces everything anew and would make the suite three times as long;
 # test_train.py checks one epoch with it.
 
+# A job in the background of a shell ignores SIGINT. So would the tests that send it to themselves,
+# and wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MIRROR = Path(
     os.environ.get("MNIST_MIRROR") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
 )
@@ -29,6 +35,27 @@ MIRROR = Path(
 def cores_are_near(monkeypatch):
     """Commands in this process print the same on every machine; test_cores.py has the others."""
     monkeypatch.setattr(cores, "far_apart", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def all_cores_may_be_used():
+    """A command that keeps this process to one core would keep all later tests to it."""
+    if not cores.can_choose():
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def earlier_objects_are_not_garbage():
+    """JAX keeps millions of objects, and each collection of garbage would search them again.
+
+    statsmodels collects at each call of `multipletests`, and a test of the study has dozens.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import types
 from pathlib import Path
 
 import jax
@@ -437,18 +436,6 @@ def test_predictions_use_the_statistics_of_a_recalibrated_run(data, one_run, tmp
     written.unlink()
     assert resume(opened.path) == 0
     assert written.read_bytes() == before
-
-
-def test_an_epoch_is_recalibrated_once():
-    """Although its evaluation and its file of weights both need it."""
-    asked = []
-    programs = types.SimpleNamespace(recalibrate=lambda variables, _: asked.append(variables))
-    programs._replace = lambda **new: types.SimpleNamespace(**new)
-    once = run._recalibrating_once(programs)
-    one, two = {"params": {"w": 1}}, {"params": {"w": 1}}
-    for variables in (one, dict(one), two, one):
-        once.recalibrate(variables, None)
-    assert asked == [one, two, one]
 
 
 def test_a_continued_run_needs_no_file_of_initial_weights(data, directory, tmp_path):
