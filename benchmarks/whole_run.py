@@ -1,6 +1,6 @@
 """How long does a whole run take, from the command to its exit?
 
-    python -m benchmarks.whole_run --variants channels_last --json whole_run.json
+    python -m benchmarks.whole_run --json whole_run.json
 
 Method. The data are prepared before the first timed run. Every run is a fresh process of ten
 epochs, and there are `--repeats` of each program. In each round every program runs once for every
