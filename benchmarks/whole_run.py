@@ -31,7 +31,9 @@ there, of which importing and starting JAX takes 0.65 s; 0.8 s later three progr
 Python and loaded; the first epoch took 0.3 s longer than the next, as the programs of the end are
 traced beside it; the last evaluations and the pictures, which are computed side by side, took
 0.95 s; and the process ended 0.15 s after its last line. Without compiled programs the second step
-takes 2.4 s. So importing and tracing, which only Python can do, use up most of the 2 s.
+takes 2.4 s. So importing and tracing, which only Python can do, use up most of the 2 s. Tracing
+takes as long if each kernel is traced only once (`jax.jit` with `inline=True`), and if the kernels
+are chosen for the platform before tracing.
 """
 
 if __name__ == "__main__":
