@@ -90,11 +90,12 @@ def mistakes(
     shown, columns = min(len(images), 24), 8
     rows = max(1, -(-shown // columns))
     high, side = 1.35, 0.94  # inches of a row, and of an image; a column is an inch wide
+    height = 0.4 + high * rows  # with the title
     with styled():
-        figure = Figure(figsize=(columns, 0.4 + high * rows))
+        figure = Figure(figsize=(columns, height))
         # All images share one pair of axes, in inches from the top left, because a pair for each
         # takes three times as long to draw.
-        axes = figure.add_axes((0, 0, 1, high * rows / (0.4 + high * rows)))
+        axes = figure.add_axes((0, 0, 1, high * rows / height))
         axes.set_axis_off()
         for i in range(shown):
             left, bottom = i % columns + (1 - side) / 2, high * (i // columns + 1) - 0.03
@@ -109,5 +110,5 @@ def mistakes(
             )
         axes.set(xlim=(0, columns), ylim=(high * rows, 0))
         title = "The worst mistakes: label, prediction and its probability"
-        figure.suptitle(title if shown else "No mistakes", y=1 - 0.1 / figure.get_figheight())
+        figure.suptitle(title if shown else "No mistakes", y=1 - 0.1 / height)
         save(figure, path)
