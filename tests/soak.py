@@ -272,7 +272,7 @@ def kills(count: int, rng: np.random.Generator, root: Path) -> Outcome:
                 killed = kill_until_done(work, fresh, cache, whole, moments)
                 completed += 1
             done += killed
-    return Outcome(done, failures, f"{completed} works completed")
+    return Outcome(done, failures, f"{completed} runs and studies were continued to their end")
 
 
 @contextlib.contextmanager
@@ -310,7 +310,7 @@ def preparation(count: int, rng: np.random.Generator, root: Path) -> Outcome:
             left = found - expected - {Path(prepare.LOCK)}
             expect(found >= expected and not left, f"left behind: {left}")
         shutil.rmtree(folder)
-    return Outcome(done, failures, f"{after} next starts")
+    return Outcome(done, failures, f"{after} starts after one or more kills had the data whole")
 
 
 # Damage ------------------------------------------------------------------------------------------
