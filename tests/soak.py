@@ -51,7 +51,7 @@ from mnist_jax.sources import DataError
 from tests import small
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = 40  # of a run or study that is killed: most of its life it writes epochs
+EPOCHS = 40  # of a run that is killed: most of its life it writes epochs
 MEMORY_BYTES, SECONDS = 2**30, 10  # at most, for a malformed file of weights
 
 
@@ -168,12 +168,15 @@ def a_run(placement: str, epochs: int = EPOCHS) -> Work:
     return Work(f"run, {placement}", begin, proceed, lambda root: content_of_run(root / name))
 
 
-def a_study(placement: str, epochs: int = EPOCHS) -> Work:
-    """A study of `experiments.compare`, whose tables and figures are made at the end."""
+def a_study(placement: str, *words: str) -> Work:
+    """A study of `experiments.compare`, whose tables and figures are made at the end.
+
+    Its two settings have 40 epochs together, unless `words`, more options, say otherwise.
+    """
 
     def begin(root: Path) -> Sequence[str | Path]:
-        options = ("--placements", placement, "--epochs", str(epochs), "--seeds", "2")
-        return ("-m", "tests.small", "compare", "--out", root, *options)
+        options = ("--placements", placement, "--variants", "report,longer", "--seeds", "2")
+        return ("-m", "tests.small", "compare", "--out", root, *options, *words)
 
     def proceed(root: Path) -> Sequence[str | Path] | None:
         if not (root / study_directory.MANIFEST).exists():
@@ -588,7 +591,7 @@ def two_at_once(count: int, rng: np.random.Generator, root: Path) -> Outcome:
     failures: list[str] = []
     seen = {"both right": 0, "one refused": 0}
     cache = root / "cache"
-    run, study = a_run("none", epochs=EPOCHS), a_study("none", epochs=EPOCHS)
+    run, study = a_run("none"), a_study("none")
     whole_run, _ = unbroken(run, root / "run", cache)
     whole_study, seconds = unbroken(study, root / "study", cache)
     pool = multiprocessing.pool.ThreadPool(2)

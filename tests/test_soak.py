@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import compare, options, run
 from tests import soak
 
-WORKS = {"run": soak.a_run("none", epochs=8), "study": soak.a_study("none", epochs=8)}
+WORKS = {"run": soak.a_run("none", epochs=8), "study": soak.a_study("none", "--epochs", "4")}
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def unbroken(cache, tmp_path_factory):
         name: soak.unbroken(work, tmp_path_factory.mktemp(name), cache)
         for name, work in WORKS.items()
     }
+
+
+@pytest.mark.parametrize("work", [soak.a_run("none"), soak.a_study("none")])
+def test_the_works_of_a_whole_round_are_accepted(work, tmp_path):
+    _, _, command, *words = work.begin(tmp_path)
+    module = {"run": run, "compare": compare}[command]
+    module.check(options.parse(module.Config, list(map(str, words)), name=command, description=""))
 
 
 @pytest.mark.parametrize("name", WORKS)
