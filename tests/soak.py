@@ -120,7 +120,8 @@ def command(*words: str | Path, kill_at: float | str | None = None, cache: Path)
                 said = os.pread(out.fileno(), 2**20, 0).decode(errors="replace")
                 if not isinstance(kill_at, str) or kill_at in said:
                     process.kill()
-        out.seek(0), err.seek(0)
+        out.seek(0)
+        err.seek(0)
         return Ended(process.returncode, out.read(), err.read())
 
 
@@ -479,7 +480,7 @@ def _damage(
         deadline=None,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck.__members__.values()),
     )
     @given(st.sampled_from(kind), damages())
     def case(victim: Victim, spoil: Callable[[bytes], bytes]) -> None:
@@ -535,15 +536,17 @@ def grow(place: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=1g", place], check=True)
 
 
+ON_SMALL_DISKS = (a_run("after_fc1", epochs=3), a_study("none", "--epochs", "3"))
+
+
 def full_disk(count: int, rng: np.random.Generator, root: Path) -> Outcome:
     """Disks of growing size, each full at another write; then there is room, and it continues."""
     if os.getuid() != 0:
         return Outcome(0, [], "left out: only root can mount a small disk")
     failures: list[str] = []
     seen = {"refused": 0, "fitted": 0}
-    works = [a_run("after_fc1", epochs=3), a_study("none", epochs=3)]
-    each = max(1, count // (len(works) + 2))
-    for number, work in enumerate(works):
+    each = max(1, count // (len(ON_SMALL_DISKS) + 2))
+    for number, work in enumerate(ON_SMALL_DISKS):
         folder, cache = root / str(number), root / "cache"
         whole, _ = unbroken(work, folder, cache)
         size = sum(path.stat().st_size for path in (folder / "whole").rglob("*")) // 1024
@@ -558,7 +561,7 @@ def full_disk(count: int, rng: np.random.Generator, root: Path) -> Outcome:
                 grow(disk)
                 kill_until_done(work, disk / "out", cache, whole, iter(()))
     for kilobytes in np.geomspace(4, 4000, each).astype(int):
-        work = works[0]
+        work = ON_SMALL_DISKS[0]
         whole = work.content(root / "0" / "whole")
         with collecting(failures), disk_of(int(kilobytes), root / "disk") as disk:
             # A compile cache that is full costs a compilation, and no word.
@@ -777,9 +780,9 @@ MALFORMED: dict[str, Callable[..., Any]] = {
     "a header of no JSON": _bytes(lambda good, rng: with_header(b"{" * 1000, good)),
     "a deep header": _bytes(lambda good, rng: with_header(b"[" * 100_000, good)),
     "cut off": _bytes(lambda good, rng: good[: rng.integers(len(good))]),
-    "longer": _bytes(lambda good, rng: good + rng.bytes(rng.integers(1, 1000))),
+    "longer": _bytes(lambda good, rng: good + rng.bytes(int(rng.integers(1, 1000)))),
     "a changed number": _bytes(lambda good, rng: _with_flipped_number(good, rng)),
-    "noise": _bytes(lambda good, rng: rng.bytes(rng.integers(1, 10_000))),
+    "noise": _bytes(lambda good, rng: rng.bytes(int(rng.integers(1, 10_000)))),
     "empty": _bytes(lambda good, rng: b""),
     "a pickle": _bytes(lambda good, rng: b"\x80\x04cos\nsystem\n" + rng.bytes(100)),
     "a number that is not finite": _tensors(_not_finite),
@@ -828,7 +831,9 @@ TESTS = {
 
 def main() -> int:
     """Runs the tests that are asked for, and prints the table."""
-    parser = argparse.ArgumentParser("python -m tests.soak", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m tests.soak", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("--only", nargs="+", choices=list(TESTS), default=list(TESTS))
     parser.add_argument("--share", type=float, default=1.0, help="of the cases, default all")
     parser.add_argument("--seed", type=int, default=0, help="of all random moments and damages")

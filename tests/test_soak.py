@@ -34,7 +34,7 @@ def unbroken(cache, tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("work", [soak.a_run("none"), soak.a_study("none")])
+@pytest.mark.parametrize("work", [soak.a_run("none"), soak.a_study("none"), *soak.ON_SMALL_DISKS])
 def test_the_works_of_a_whole_round_are_accepted(work, tmp_path):
     _, _, command, *words = work.begin(tmp_path)
     module = {"run": run, "compare": compare}[command]
