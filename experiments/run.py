@@ -304,9 +304,12 @@ def check(config: Config) -> None:
         refuse("batch_size", "such that no batch of test images has one", config.batch_size)
     if config.batch_size % config.devices:
         refuse("batch_size", f"a multiple of --devices {config.devices}", config.batch_size)
-    if config.resume and config.dry_run:
-        refuse("dry_run", "given without --resume", config.dry_run)
-    if not config.resume:  # an earlier version took them, and what it began can be continued
+    if config.resume:
+        if config.dry_run:
+            refuse("dry_run", "given without --resume", config.dry_run)
+        if config.out != Config.out:
+            refuse("out", "given without --resume, which names the directory", config.out)
+    else:  # an earlier version took them, and what it began can be continued
         without = "learning_rate" if config.schedule == "one_cycle" else "peak_learning_rate"
         if (rate := getattr(config, without)) != getattr(Config, without):
             refuse(without, f"left out with --schedule {config.schedule}", rate)

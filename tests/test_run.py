@@ -227,6 +227,7 @@ def interrupted_after_an_epoch(monkeypatch):
         (["--nesterov"], "--nesterov True contradicts the run in {}, which has False"),
         (["--init-from", "w"], "--init-from w contradicts the run in {}, which has None"),
         (["--devices", "2"], "--devices 2 contradicts the run in {}, which has 1"),
+        (["--out", "other"], "--out must be given without --resume, which names the directory"),
     ],
 )
 def test_options_that_contradict_the_run_are_refused(given, message, data, directory, capsys):
