@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import shlex
@@ -35,9 +36,10 @@ def data(synthetic):
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """Compiled programs of this file's runs, which are much alike."""
+    """The programs of this file's runs, which are much alike: compiled, and traced in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(run, "_programs", functools.cache(run._programs))
         yield
 
 
