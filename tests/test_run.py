@@ -36,7 +36,7 @@ def data(synthetic):
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """The programs of this file's runs, which are much alike: compiled, and traced in this process."""
+    """The runs of this file are much alike, so they share traced and compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(run, "_programs", functools.cache(run._programs))
