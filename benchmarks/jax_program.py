@@ -97,10 +97,9 @@ def ready(
         nesterov=nesterov,
         one_cycle_steps=one_cycle_steps,
     )
-    sizes = {"batch_size": batch_size, "test_batch_size": settings.TEST_BATCH_SIZE}
 
     began = time.perf_counter()
-    programs = training.compiled(model, tx, **sizes)
+    programs = training.compiled(model, tx, batch_size=batch_size)
     programs = training.ahead_of_time(programs, size, len(test.labels))
     compile_seconds = time.perf_counter() - began
     train, test = jax.device_put((train, test))

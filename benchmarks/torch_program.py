@@ -35,6 +35,7 @@ from experiments import cores, options, settings
 from experiments.options import UsageError
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import Placement
+from mnist_jax.train import TEST_BATCH_SIZE
 
 Variant = Literal["eager", "channels_last", "compile", "dataloader"]
 
@@ -124,14 +125,14 @@ def ready(
         one_by_one = torch_report.OneByOne(train, pixels)
         loader = DataLoader(one_by_one, batch_size, shuffle=True)
         train_batches = DataLoader(one_by_one, batch_size)
-        test_batches = DataLoader(torch_report.OneByOne(test, pixels), settings.TEST_BATCH_SIZE)
+        test_batches = DataLoader(torch_report.OneByOne(test, pixels), TEST_BATCH_SIZE)
 
         def shuffled() -> torch_report.Batches:
             return loader
     else:
         images, labels = in_memory(train)
         train_batches = in_file_order((images, labels), batch_size)
-        test_batches = in_file_order(in_memory(test), settings.TEST_BATCH_SIZE)
+        test_batches = in_file_order(in_memory(test), TEST_BATCH_SIZE)
 
         def shuffled() -> torch_report.Batches:
             return torch_report.in_order(images, labels, torch.randperm(size), batch_size)

@@ -212,9 +212,7 @@ def trace_ours(
     model = LeNet(placement, PIXELS[setting.normalisation], dtype)
     # Momentum 0 is passed as it is, so that the optimiser keeps a trace of the gradients then too.
     tx = optax.sgd(setting.learning_rate, momentum=setting.momentum)
-    programs = train.compiled(
-        model, tx, batch_size=setting.batch_size, test_batch_size=settings.TEST_BATCH_SIZE
-    )
+    programs = train.compiled(model, tx, batch_size=setting.batch_size)
     variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, placement))
     state = train.start_from(variables, tx)
     split, test = jax.device_put((train_split, test_split))
@@ -299,7 +297,7 @@ def trace_torch(
         return list(zip(*(tensor.split(size) for tensor in split), strict=True))
 
     test = torch_report.in_memory(test_split, pixels, dtype)
-    in_test_batches = batched(test, settings.TEST_BATCH_SIZE)
+    in_test_batches = batched(test, train.TEST_BATCH_SIZE)
     each = torch_report.evaluate_in_training_mode(model, batched(test, batch_size))
     in_file_order = batched(_whole((images, labels), batch_size), batch_size)
     recalibrated = torch_report.recalibrated(model, in_file_order)

@@ -366,11 +366,10 @@ def _start_jax(platform: str | None, devices: int, threads: int) -> None:
 def _programs(
     model: LeNet, tx: optax.GradientTransformation, batch_size: int, devices: int
 ) -> Programs:
-    common = {"batch_size": batch_size, "test_batch_size": settings.TEST_BATCH_SIZE}
     if devices == 1:
-        return train.compiled(model, tx, **common)
+        return train.compiled(model, tx, batch_size=batch_size)
     mesh = parallel.batch_mesh(jax.devices()[:devices])
-    return parallel.over_batch(model, tx, mesh=mesh, **common)
+    return parallel.over_batch(model, tx, mesh=mesh, batch_size=batch_size)
 
 
 def _placed(splits: tuple[Split, Split], devices: int) -> tuple[Split, Split]:
@@ -645,7 +644,7 @@ def _finish(
     run_directory.write_per_class(directory, confusion)
     probabilities = np.asarray(jax.nn.softmax(logits))  # [N, 10]
     predictions = probabilities.argmax(1)
-    worst = metrics.worst_mistakes(probabilities, labels)[:24]
+    worst = metrics.worst_mistakes(probabilities, labels)
     with files.writing(directory):
         figures.curves(history, placement, directory / "curves.png")
         figures.confusion(confusion, directory / "confusion.png")

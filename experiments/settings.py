@@ -75,7 +75,6 @@ EVALUATIONS = {
     "recalibrated": "recalibrated_",  # with the means over all training images
 }
 PEAK_LEARNING_RATE = 0.05  # highest rate of the schedule one_cycle, which is not the report's
-TEST_BATCH_SIZE = 500  # it decides the memory that evaluation takes, not its result
 
 
 class Cell(NamedTuple):

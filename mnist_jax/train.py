@@ -25,7 +25,7 @@ from mnist_jax.model import centres, with_centres
 
 Variables = Any  # Flax's: {"params": ..., "batch_stats": ...}
 
-TEST_BATCH_SIZE = 500  # images that `predict` computes at once; it decides memory, not results
+TEST_BATCH_SIZE = 500  # images computed at once outside training; it decides memory, not results
 
 
 class TrainState(NamedTuple):

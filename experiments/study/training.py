@@ -14,7 +14,6 @@ from experiments.evaluation import evaluate_all, original
 from experiments.files import FileError
 from experiments.settings import (
     EVALUATIONS,
-    TEST_BATCH_SIZE,
     Setting,
     keys_of,
     model_of,
@@ -115,7 +114,6 @@ def _programs(setting: Setting, placement: Placement, mesh: Mesh) -> Programs:
         sgd(setting.learning_rate, setting.momentum),
         mesh=mesh,
         batch_size=setting.batch_size,
-        test_batch_size=TEST_BATCH_SIZE,
     )
 
 
