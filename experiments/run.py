@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,10 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.summary:
             console.print(terminal.summary_table(model.placement, summary(model)))
             return options.OK
-        threads = config.threads
-        if threads is None and config.platform in (None, "cpu") and config.devices == 1:
-            threads = _worthwhile_threads(config.resume, console)
-        _start_jax(config.platform, config.devices, threads or cores.count())
+        threads = _start_jax(
+            config.platform, config.devices, config.threads, config.resume, console
+        )
         keeping = not (config.dry_run or config.no_compile_cache)
         if keeping and (line := compile_cache.turn_on(config.compile_cache)):
             console.print(line)
@@ -187,49 +186,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _directory(config.resume, config.out, name) as directory:
             begun.append((directory, config))
             saved = _saved(directory, described, console) if config.resume else None
-            ready, loaded = _made_ready(
-                programs, config.devices, config.data, config.dataset, console
-            )
-            environment = manifest(digests(*loaded), threads=threads)
+            ready = _made_ready(programs, config.devices, config.data, config.dataset, console)
             console.print(terminal.network_line(model))
             console.print(terminal.devices_line(jax.devices()[: config.devices]))
             # A checkpoint has all that a continued run starts from.
             init_from = None if saved else config.init_from
-            state = _initial_state(ready, init_key, init_from, model, tx)
+            state = _initial_state(ready.programs, init_key, init_from, model, tx)
+            environment = manifest(ready.data_sha256, threads=threads)
             state, history = _begun(directory, described, environment, state, saved, console)
-            splits = _placed(loaded, config.devices)
-
-            @cache  # with running statistics only the end needs it, and not without a block
-            def in_order() -> tuple[Split, Split]:
-                return _placed(evaluation.original(*loaded), config.devices)
-
-            way = evaluation.in_one_way(ready, config.evaluation, in_order)
-
-            def record(state: TrainState, history: list[dict[str, Any]]) -> None:
-                run_directory.write_epoch(
-                    directory,
-                    state,
-                    way.variables_of(state),
-                    config=described,
-                    data_sha256=environment["data_sha256"],
-                    history=history,
-                    pixels=model.pixels,
-                    steps_per_epoch=-(-len(splits[0].labels) // config.batch_size),
-                    keep=config.keep_epochs,
-                )
-
-            if history:  # so that a file beside the checkpoint that was damaged or lost is mended
-                record(state, history)
+            way = evaluation.in_one_way(ready.programs, config.evaluation, ready.in_order)
+            record = partial(
+                run_directory.write_epoch,
+                directory,
+                config=described,
+                data_sha256=ready.data_sha256,
+                pixels=model.pixels,
+                steps_per_epoch=-(-len(ready.splits[0].labels) // config.batch_size),
+                keep=config.keep_epochs,
+            )
             three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
             with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
-                at_end = beside.submit(
-                    _ready_for_the_end, programs, ready, in_order if three_ways else None
-                )
+                at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways=three_ways)
                 state, history, logits = _train(
-                    way.programs, state, splits, order_key, history, config.epochs, record, console
+                    way, state, ready.splits, order_key, history, config.epochs, record, console
                 )
                 tested = beside.submit(at_end.result(), train.variables_of(state))
-                shown = splits[1] if config.evaluation == "running" else in_order()[1]
+                shown = ready.splits[1] if config.evaluation == "running" else ready.in_order()[1]
                 _finish(directory, model.placement, history, shown, logits, console)
                 if (evaluations := tested.result()) is not None:
                     terminal.print_table(console, terminal.evaluations_table(evaluations))
@@ -240,6 +222,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.OK
 
     return options.run_command(body, continue_with=continue_with)
+
+
+class Ready(NamedTuple):
+    """The data of a run, and programs that need not be compiled any more."""
+
+    programs: Programs
+    splits: tuple[Split, Split]  # for training and for testing, on the devices
+    in_order: Callable[[], tuple[Split, Split]]  # the same in file order, made when first asked for
+    data_sha256: dict[str, str]
 
 
 def _parsed(arguments: Sequence[str] | None) -> Config:
@@ -341,19 +332,34 @@ def _worthwhile_threads(resume: Path | None, console: Console) -> int:
     return 1
 
 
-def _start_jax(platform: str | None, devices: int, threads: int) -> None:
-    """Starts JAX on a platform with at least `devices` devices, and with `threads` on the CPU.
+def _start_jax(
+    platform: str | None, devices: int, threads: int | None, resume: Path | None, console: Console
+) -> int | None:
+    """Starts JAX on a platform.
+
+    Args:
+      platform: None means the one that JAX prefers.
+      devices: how many it must have at least.
+      threads: how many the CPU gets; None means as many as one device is fastest with.
+      resume: as in `_worthwhile_threads`.
+      console: as in `_worthwhile_threads`.
+
+    Returns:
+      The number of threads that was given or found; None where JAX decides.
 
     Raises:
-      UsageError: this machine does not have them.
+      UsageError: this machine has no such platform, or too few devices.
+      FileError: the manifest of the run to continue is damaged.
     """
+    if threads is None and platform in (None, "cpu") and devices == 1:
+        threads = _worthwhile_threads(resume, console)
     if platform:
         jax.config.update("jax_platforms", platform)
     if devices > 1:
         with contextlib.suppress(RuntimeError):  # if JAX has started, its devices are fixed
             jax.config.update("jax_num_cpu_devices", devices)
     try:
-        with cores.threads_made(threads):
+        with cores.threads_made(threads or cores.count()):
             found = len(jax.devices())
     except (RuntimeError, AssertionError):
         if platform:
@@ -361,6 +367,7 @@ def _start_jax(platform: str | None, devices: int, threads: int) -> None:
         raise
     if found < devices:
         refuse("devices", f"at most {found}, as many as there are", devices)
+    return threads
 
 
 def _programs(
@@ -417,11 +424,8 @@ def _directory(resume: Path | None, out: Path, name: str) -> Iterator[Path]:
 
 def _made_ready(
     programs: Programs, devices: int, data: DataOptions, dataset: DatasetName, console: Console
-) -> tuple[Programs, tuple[Split, Split]]:
+) -> Ready:
     """Loads the data, and compiles the programs of the epochs meanwhile.
-
-    Returns:
-      The programs, and the splits for training and for testing.
 
     Raises:
       DataError: the data cannot be had.
@@ -434,37 +438,42 @@ def _made_ready(
         )
         # Here and not in the other thread, so that a signal ends a download at once.
         with terminal.log_of_library(console):
-            splits = load_mnist(data.data_dir, data.mirror, dataset=dataset)
-        if not compiling or [len(split.labels) for split in splits] != [TRAIN_SIZE, TEST_SIZE]:
-            return programs, splits
-        return compiling.result(), splits
+            loaded = load_mnist(data.data_dir, data.mirror, dataset=dataset)
+        # Only a network with a block needs the second, at the end or after each epoch.
+        in_order = cache(lambda: _placed(evaluation.original(*loaded), devices))
+        ready = Ready(programs, _placed(loaded, devices), in_order, digests(*loaded))
+        if not compiling or [len(split.labels) for split in loaded] != [TRAIN_SIZE, TEST_SIZE]:
+            return ready
+        return ready._replace(programs=compiling.result())
     finally:
         pool.shutdown(wait=False)
 
 
 def _ready_for_the_end(
-    programs: Programs, ready: Programs, in_order: Callable[[], tuple[Split, Split]] | None
+    programs: Programs, ready: Ready, *, three_ways: bool
 ) -> Callable[[train.Variables], dict[str, train.Evaluation] | None]:
     """Gets ready what only the end of a run needs: matplotlib, and an evaluation in three ways.
 
     Args:
       programs: what `_programs` returned.
       ready: what `_made_ready` made of them.
-      in_order: makes the two splits in file order; None if three ways are not possible.
+      three_ways: whether the network can be evaluated in three ways.
 
     Returns:
       What evaluates the trained network in three ways, by name; it returns None if it cannot.
     """
     import experiments.figures.run  # noqa: F401  # matplotlib, which takes half a second
 
-    if in_order is None:
+    if not three_ways:
         return lambda variables: None
-    splits = in_order()
-    if ready is not programs:  # else of several devices, or other sizes: they compile when called
+    splits, compiled = ready.in_order(), ready.programs
+    if (
+        compiled is not programs
+    ):  # else of several devices, or other sizes: they compile when called
         names = ("recalibrate", "evaluate_batch")
         found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
-        ready = ready._replace(**{name: getattr(found, name) for name in names})
-    return lambda variables: evaluation.evaluate_all(ready, variables, *splits)
+        compiled = compiled._replace(**{name: getattr(found, name) for name in names})
+    return lambda variables: evaluation.evaluate_all(compiled, variables, *splits)
 
 
 def _initial_state(
@@ -570,7 +579,7 @@ def _continued(
 
 
 def _train(
-    programs: Programs,
+    way: evaluation.Way,
     state: TrainState,
     splits: tuple[Split, Split],
     order_key: jax.Array,
@@ -581,6 +590,16 @@ def _train(
 ) -> tuple[TrainState, list[dict[str, Any]], np.ndarray]:
     """Trains the epochs that are left; each one is recorded before its line is printed.
 
+    Args:
+      way: the programs, and how they evaluate.
+      state: the state after the epochs that are done.
+      splits: for training and for testing.
+      order_key: random key of the order of the images.
+      history: the rows of the epochs that are done.
+      epochs: how many there are in all.
+      record: `run_directory.write_epoch`, with all arguments that are the same for each epoch.
+      console: prints a line for each epoch.
+
     Returns:
       The state after the last epoch, the rows of all epochs, and the logits `[N, 10]` of the test
       images after the last one.
@@ -589,9 +608,11 @@ def _train(
       FailedError: the loss became NaN or infinite, or was so when the run was continued.
     """
     done = len(history)
-    if history and None in history[-1].values():
-        raise FailedError(f"the loss is not finite after epoch {done}")
-    fitted = train.fit(programs, state, *splits, order_key, epochs=epochs, done=done)
+    if history:  # so that a file beside the checkpoint that was damaged or lost is mended
+        record(state, way.variables_of(state), history=history)
+        if None in history[-1].values():
+            raise FailedError(f"the loss is not finite after epoch {done}")
+    fitted = train.fit(way.programs, state, *splits, order_key, epochs=epochs, done=done)
     logits = None
     with terminal.progress(console) as progress:
         task = progress.add_task("epochs", total=epochs, completed=done)
@@ -602,13 +623,13 @@ def _train(
             row = _row(epoch, time.perf_counter() - start)
             history = [*history, row]
             state, logits = epoch.state, epoch.test.logits
-            record(state, history)
+            record(state, way.variables_of(state), history=history)
             progress.update(task, completed=epoch.number)
             console.print(terminal.epoch_line(row))
             if None in row.values():
                 raise FailedError(f"the loss is not finite after epoch {epoch.number}")
     if logits is None:  # all epochs were finished already
-        logits = programs.evaluate(train.variables_of(state), splits[1]).logits
+        logits = way.programs.evaluate(train.variables_of(state), splits[1]).logits
     return state, history, np.asarray(logits)
 
 
