@@ -83,10 +83,12 @@ def no_signal_is_ignored():
 
 @pytest.fixture(scope="session")
 def mnist_dir(tmp_path_factory):
-    """A data directory with real MNIST, prepared once a session (about 15 s)."""
+    """A data directory with real MNIST, prepared once (about 15 s), for all processes of pytest."""
     if not (MIRROR / sources.FILES["train_images"]).is_file():
         pytest.skip("the original MNIST files are neither in MNIST_MIRROR nor in ../shared")
-    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    base = tmp_path_factory.getbasetemp()
+    # Each process has a directory of its own in that of the session; the library locks the data.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tensorflow_datasets"
     load_mnist(folder, MIRROR)
     return folder
 
