@@ -52,7 +52,7 @@ STROKES = {
 
 @pytest.fixture(scope="module")
 def trained(mnist_dir, tmp_path_factory):
-    """Directories of three runs of two epochs, and what each drew as its mistakes."""
+    """Directories of three runs of two epochs, and from which mistakes each drew its first 24."""
     out, drawn = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
         for placement in PLACEMENTS:
@@ -252,7 +252,7 @@ def test_a_mistake_gets_the_answer_of_the_runs_own_figure(placement, page, train
     look_into(page, placement)
     _, labels, predictions, probabilities = trained[1][placement]
     buttons = page.find_elements(By.CSS_SELECTOR, ".gallery button")
-    assert len(buttons) == len(labels) == 24
+    assert len(buttons) == 24 <= len(labels)
     for n in (0, 5, 23):
         expected = str(predictions[n]), f"{100 * probabilities[n]:.1f} %"
         text = f"{labels[n]} read as {predictions[n]}\n{expected[1]}"
