@@ -173,55 +173,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rate, cycle = options.schedule_of(config, TRAIN_SIZE)
         tx = settings.sgd(rate, config.momentum, nesterov=config.nesterov, one_cycle_steps=cycle)
         programs = _programs(model, tx, config.batch_size, config.devices)
-        init_key, order_key = settings.keys_of(config.seed)
         if config.dry_run:
+            init_key, order_key = settings.keys_of(config.seed)
             state = _initial_state(programs, init_key, config.init_from, model, tx)
             row = _try_out(programs, state, order_key, config.batch_size)
             console.print(terminal.epoch_line(row))
             console.print("made-up images; nothing was written")
             return options.OK
-
-        described = _described(config)
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
             begun.append((directory, config))
-            saved = _saved(directory, described, console) if config.resume else None
-            ready = _made_ready(programs, config.devices, config.data, config.dataset, console)
-            console.print(terminal.network_line(model))
-            console.print(terminal.devices_line(jax.devices()[: config.devices]))
-            # A checkpoint has all that a continued run starts from.
-            init_from = None if saved else config.init_from
-            state = _initial_state(ready.programs, init_key, init_from, model, tx)
-            environment = manifest(ready.data_sha256, threads=threads)
-            state, history = _begun(directory, described, environment, state, saved, console)
-            way = evaluation.in_one_way(ready.programs, config.evaluation, ready.in_order)
-            record = partial(
-                run_directory.write_epoch,
-                directory,
-                config=described,
-                data_sha256=ready.data_sha256,
-                pixels=model.pixels,
-                steps_per_epoch=-(-len(ready.splits[0].labels) // config.batch_size),
-                keep=config.keep_epochs,
-            )
-            three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
-            with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
-                at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways=three_ways)
-                state, history, logits = _train(
-                    way, state, ready.splits, order_key, history, config.epochs, record, console
-                )
-                tested = beside.submit(at_end.result(), train.variables_of(state))
-                shown = ready.splits[1] if config.evaluation == "running" else ready.in_order()[1]
-                _finish(directory, model.placement, history, shown, logits, console)
-                if (evaluations := tested.result()) is not None:
-                    terminal.print_table(console, terminal.evaluations_table(evaluations))
-            if _is_the_reports(described):
-                compared = published.compare_last_epoch(config.placement, history[-1])
-                terminal.print_table(console, terminal.report_table(compared))
+            _train_in(directory, config, model, tx, programs, threads, console)
             console.print(f"written: {directory}")
         return options.OK
 
     return options.run_command(body, continue_with=continue_with)
+
+
+def _train_in(
+    directory: Path,
+    config: Config,
+    model: LeNet,
+    tx: optax.GradientTransformation,
+    programs: Programs,
+    threads: int | None,
+    console: Console,
+) -> None:
+    """Trains a run from its start, or from where it was stopped, and shows what came of it.
+
+    Args:
+      directory: the run's.
+      config: the configuration, whose network and optimiser are the next two arguments.
+      model: the network.
+      tx: the optimiser.
+      programs: what `_programs` made of both.
+      threads: what `_start_jax` returned.
+      console: prints what happens.
+    """
+    described = _described(config)
+    saved = _saved(directory, described, console) if config.resume else None
+    ready = _made_ready(programs, config.devices, config.data, config.dataset, console)
+    console.print(terminal.network_line(model))
+    console.print(terminal.devices_line(jax.devices()[: config.devices]))
+    init_key, order_key = settings.keys_of(config.seed)
+    # A checkpoint has all that a continued run starts from.
+    init_from = None if saved else config.init_from
+    state = _initial_state(ready.programs, init_key, init_from, model, tx)
+    environment = manifest(ready.data_sha256, threads=threads)
+    state, history = _begun(directory, described, environment, state, saved, console)
+    way = evaluation.in_one_way(ready.programs, config.evaluation, ready.in_order)
+    record = partial(
+        run_directory.write_epoch,
+        directory,
+        config=described,
+        data_sha256=ready.data_sha256,
+        pixels=model.pixels,
+        steps_per_epoch=-(-len(ready.splits[0].labels) // config.batch_size),
+        keep=config.keep_epochs,
+    )
+    three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
+    with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
+        at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways=three_ways)
+        state, history, logits = _train(
+            way, state, ready.splits, order_key, history, config.epochs, record, console
+        )
+        tested = beside.submit(at_end.result(), train.variables_of(state))
+        shown = ready.splits[1] if config.evaluation == "running" else ready.in_order()[1]
+        _finish(directory, model.placement, history, shown, logits, console)
+        if (evaluations := tested.result()) is not None:
+            terminal.print_table(console, terminal.evaluations_table(evaluations))
+    if _is_the_reports(described):
+        compared = published.compare_last_epoch(config.placement, history[-1])
+        terminal.print_table(console, terminal.report_table(compared))
 
 
 class Ready(NamedTuple):
