@@ -21,7 +21,7 @@ if __name__ == "__main__":
     stopping.end_at_once()
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +47,14 @@ class Started(NamedTuple):
     network: Any  # the model itself, or what torch.compile made of it
     optimizer: Any
     scheduler: Any  # None for a constant learning rate
+
+
+class Batches(NamedTuple):
+    """The images of both splits as a variant takes them, as `torch_report.Batches`."""
+
+    shuffled: Callable[[], Any]  # the training batches of an epoch, in a random order of their own
+    train: Any  # in file order
+    test: Any  # in file order
 
 
 @dataclass(frozen=True)
@@ -98,44 +106,13 @@ def ready(
     if importlib.util.find_spec("torch") is None:
         raise UsageError("PyTorch is not installed: pip install -e '.[torch]'")
     import torch
-    from torch.utils.data import DataLoader
 
     from experiments import torch_report
 
     torch.set_num_threads(cores.count())
-    pixels = PIXELS[settings.REPORT.normalisation]
-    size = len(train.labels)
     rates = every_rate(learning_rate, one_cycle_steps) if one_cycle_steps else []
 
-    def in_memory(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = torch_report.in_memory(split, pixels)
-        if variant == "channels_last":
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, labels
-
-    def in_file_order(
-        parts: tuple[torch.Tensor, torch.Tensor], at_once: int
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        images, labels = parts
-        return list(zip(images.split(at_once), labels.split(at_once), strict=True))
-
-    train_batches: torch_report.Batches
-    test_batches: torch_report.Batches
-    if variant == "dataloader":
-        one_by_one = torch_report.OneByOne(train, pixels)
-        loader = DataLoader(one_by_one, batch_size, shuffle=True)
-        train_batches = DataLoader(one_by_one, batch_size)
-        test_batches = DataLoader(torch_report.OneByOne(test, pixels), TEST_BATCH_SIZE)
-
-        def shuffled() -> torch_report.Batches:
-            return loader
-    else:
-        images, labels = in_memory(train)
-        train_batches = in_file_order((images, labels), batch_size)
-        test_batches = in_file_order(in_memory(test), TEST_BATCH_SIZE)
-
-        def shuffled() -> torch_report.Batches:
-            return torch_report.in_order(images, labels, torch.randperm(size), batch_size)
+    batches = batches_of(variant, train, test, batch_size)
 
     def start(seed: int) -> Started:
         model = torch_report.build(placement, seed)
@@ -156,12 +133,12 @@ def ready(
 
     def train_epoch(state: Started, number: int) -> tuple[Started, Sums]:
         del number  # PyTorch's generator, which has a state of its own, draws the order
-        batches = shuffled()
-        sums = torch_report.train_epoch(state.network, state.optimizer, batches, state.scheduler)
+        shuffled = batches.shuffled()
+        sums = torch_report.train_epoch(state.network, state.optimizer, shuffled, state.scheduler)
         return state, sums
 
     def recalibrate(state: Started) -> Started:
-        return state._replace(network=torch_report.recalibrated(state.model, train_batches))
+        return state._replace(network=torch_report.recalibrated(state.model, batches.train))
 
     def multiply(size: int, times: int) -> None:
         ones = torch.ones(size, size)
@@ -172,11 +149,45 @@ def ready(
         start=start,
         train_epoch=train_epoch,
         recalibrate=recalibrate,
-        evaluate=lambda state: torch_report.evaluate(state.network, test_batches),
+        evaluate=lambda state: torch_report.evaluate(state.network, batches.test),
         multiply=multiply,
         threads=cores.count(),
         compile_seconds=None,
         versions={"torch": torch.__version__},
+    )
+
+
+def batches_of(variant: Variant, train: Split, test: Split, batch_size: int) -> Batches:
+    """Makes the batches from images that are loaded one by one, or that lie in memory."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from experiments import torch_report
+
+    pixels = PIXELS[settings.REPORT.normalisation]
+    if variant == "dataloader":
+        one_by_one = torch_report.OneByOne(train, pixels)
+        loader = DataLoader(one_by_one, batch_size, shuffle=True)
+        return Batches(
+            lambda: loader,
+            DataLoader(one_by_one, batch_size),
+            DataLoader(torch_report.OneByOne(test, pixels), TEST_BATCH_SIZE),
+        )
+
+    def in_memory(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = torch_report.in_memory(split, pixels)
+        if variant == "channels_last":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+    def shuffled() -> torch_report.Batches:
+        return torch_report.in_order(images, labels, torch.randperm(len(labels)), batch_size)
+
+    images, labels = in_memory(train)
+    return Batches(
+        shuffled,
+        list(zip(images.split(batch_size), labels.split(batch_size), strict=True)),
+        list(zip(*(part.split(TEST_BATCH_SIZE) for part in in_memory(test)), strict=True)),
     )
 
 
