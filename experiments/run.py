@@ -462,7 +462,7 @@ def _made_ready(
         # Here and not in the other thread, so that a signal ends a download at once.
         with terminal.log_of_library(console):
             loaded = load_mnist(data.data_dir, data.mirror, dataset=dataset)
-        # Only a network with a block needs the second, at the end or after each epoch.
+        # A run without a block, evaluated with running statistics, never asks for file order.
         in_order = cache(lambda: _placed(evaluation.original(*loaded), devices))
         ready = Ready(programs, _placed(loaded, devices), in_order, digests(*loaded))
         if not compiling or [len(split.labels) for split in loaded] != [TRAIN_SIZE, TEST_SIZE]:
@@ -490,9 +490,7 @@ def _ready_for_the_end(
     if not three_ways:
         return lambda variables: None
     splits, compiled = ready.in_order(), ready.programs
-    if (
-        compiled is not programs
-    ):  # else of several devices, or other sizes: they compile when called
+    if compiled is not programs:  # else several devices, or other sizes: they compile when called
         names = ("recalibrate", "evaluate_batch")
         found = train.ahead_of_time(programs, TRAIN_SIZE, TEST_SIZE, names)
         compiled = compiled._replace(**{name: getattr(found, name) for name in names})
