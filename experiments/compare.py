@@ -34,7 +34,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,7 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directories.append(out)
             with terminal.log_of_library(console):
                 splits = load_mnist(config.data.data_dir, config.data.mirror)
-            asked = _cells(config, out)
+            asked = _cells(
+                config.plan,
+                config.variants.split(","),
+                config.placements.split(","),
+                range(config.first_seed, config.first_seed + config.seeds),
+                out,
+            )
             session = begin(out, _settings(asked, config.epochs), asked, splits)
             for note in session.notes:
                 console.print(note)
@@ -242,16 +248,28 @@ def check(config: Config) -> None:
         refuse("host", "from 0 to --hosts - 1, and both given", config.host)
 
 
-def _cells(config: Config, out: Path) -> tuple[Cell, ...]:
-    """The runs that the options ask for."""
-    if config.plan == BEST_RATES:
+def _cells(
+    plan: str | None,
+    variants: Sequence[str],
+    placements: Collection[str],
+    seeds: range,
+    out: Path,
+) -> tuple[Cell, ...]:
+    """The runs that are asked for: a part of the plan, or else those of the next three arguments.
+
+    Args:
+      plan: the name of the part; None means none.
+      variants: names of settings.
+      placements: where the residual block stands.
+      seeds: seeds that follow each other.
+      out: the directory of the study, from which the plan's best rates are read.
+    """
+    if plan == BEST_RATES:
         return best_rate_cells(report.best_rates(out))
-    if config.plan is not None:
-        return PLAN[config.plan]
-    placements: list[Placement] = [
-        name for name in PLACEMENTS if name in config.placements.split(",")
-    ]
-    return cells(config.variants.split(","), placements, config.seeds, first=config.first_seed)
+    if plan is not None:
+        return PLAN[plan]
+    ordered: list[Placement] = [name for name in PLACEMENTS if name in placements]
+    return cells(variants, ordered, len(seeds), first=seeds.start)
 
 
 def _settings(asked: Sequence[Cell], epochs: int | None) -> dict[str, Setting]:

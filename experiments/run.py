@@ -126,6 +126,23 @@ class Config:
     quiet: bool = False
     """Print errors only."""
 
+    def described(self) -> dict[str, Any]:
+        """The part that the files of a run record, as JSON values."""
+        values = {name: getattr(self, name) for name in (*FIXED, "epochs", "keep_epochs")}
+        return values | {"init_from": self.init_from and str(self.init_from)}
+
+    def words_of_this_machine(self) -> list[str]:
+        """The options that do not define a run, so that its directory does not have them."""
+        given = {
+            "--data-dir": self.data.data_dir,
+            "--mirror": self.data.mirror,
+            "--platform": self.platform,
+            "--threads": self.threads,
+            "--compile-cache": self.compile_cache,
+        }
+        words = [word for name, value in given.items() if value for word in (name, str(value))]
+        return words + ["--no-compile-cache"] * self.no_compile_cache
+
 
 # These options define a run: when it is continued they must be those that it was begun with.
 FIXED = (
@@ -153,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for directory, config in begun:
             if (directory / run_directory.CHECKPOINT).exists():
                 words = ["python", "-m", "experiments.run", "--resume", str(directory)]
-                return shlex.join([*words, *_words_of_this_machine(config)])
+                return shlex.join([*words, *config.words_of_this_machine()])
         return None
 
     def body() -> int:
@@ -183,7 +200,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{config.placement}-seed{config.seed}"
         with _directory(config.resume, config.out, name) as directory:
             begun.append((directory, config))
-            _train_in(directory, config, model, tx, programs, threads, console)
+            _train_in(
+                directory,
+                config.described(),
+                config.data,
+                model,
+                tx,
+                programs,
+                resumed=config.resume is not None,
+                threads=threads,
+                console=console,
+            )
             console.print(f"written: {directory}")
         return options.OK
 
@@ -192,10 +219,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train_in(
     directory: Path,
-    config: Config,
+    described: Mapping[str, Any],
+    data: DataOptions,
     model: LeNet,
     tx: optax.GradientTransformation,
     programs: Programs,
+    *,
+    resumed: bool,
     threads: int | None,
     console: Console,
 ) -> None:
@@ -203,47 +233,49 @@ def _train_in(
 
     Args:
       directory: the run's.
-      config: the configuration, whose network and optimiser are the next two arguments.
+      described: the options that define the run, as `Config.described` returns them.
+      data: where the data are.
       model: the network.
       tx: the optimiser.
       programs: what `_programs` made of both.
+      resumed: whether the directory is that of an earlier run.
       threads: what `_start_jax` returned.
       console: prints what happens.
     """
-    described = _described(config)
-    saved = _saved(directory, described, console) if config.resume else None
-    ready = _made_ready(programs, config.devices, config.data, config.dataset, console)
+    devices, batch_size = described["devices"], described["batch_size"]
+    saved = _saved(directory, described, console) if resumed else None
+    ready = _made_ready(programs, devices, data, described["dataset"], console)
     console.print(terminal.network_line(model))
-    console.print(terminal.devices_line(jax.devices()[: config.devices]))
-    init_key, order_key = settings.keys_of(config.seed)
+    console.print(terminal.devices_line(jax.devices()[:devices]))
+    init_key, order_key = settings.keys_of(described["seed"])
     # A checkpoint has all that a continued run starts from.
-    init_from = None if saved else config.init_from
+    init_from = None if saved or not (path := described["init_from"]) else Path(path)
     state = _initial_state(ready.programs, init_key, init_from, model, tx)
     environment = manifest(ready.data_sha256, threads=threads)
     state, history = _begun(directory, described, environment, state, saved, console)
-    way = evaluation.in_one_way(ready.programs, config.evaluation, ready.in_order)
+    way = evaluation.in_one_way(ready.programs, described["evaluation"], ready.in_order)
     record = partial(
         run_directory.write_epoch,
         directory,
         config=described,
         data_sha256=ready.data_sha256,
         pixels=model.pixels,
-        steps_per_epoch=-(-len(ready.splits[0].labels) // config.batch_size),
-        keep=config.keep_epochs,
+        steps_per_epoch=-(-len(ready.splits[0].labels) // batch_size),
+        keep=described["keep_epochs"],
     )
-    three_ways = model.placement != "none" and TEST_SIZE % config.batch_size != 1
+    three_ways = model.placement != "none" and TEST_SIZE % batch_size != 1
     with ThreadPoolExecutor(1) as beside:  # what the end needs, while the network trains
         at_end = beside.submit(_ready_for_the_end, programs, ready, three_ways=three_ways)
         state, history, logits = _train(
-            way, state, ready.splits, order_key, history, config.epochs, record, console
+            way, state, ready.splits, order_key, history, described["epochs"], record, console
         )
         tested = beside.submit(at_end.result(), train.variables_of(state))
-        shown = ready.splits[1] if config.evaluation == "running" else ready.in_order()[1]
+        shown = ready.splits[1] if described["evaluation"] == "running" else ready.in_order()[1]
         _finish(directory, model.placement, history, shown, logits, console)
         if (evaluations := tested.result()) is not None:
             terminal.print_table(console, terminal.evaluations_table(evaluations))
     if _is_the_reports(described):
-        compared = published.compare_last_epoch(config.placement, history[-1])
+        compared = published.compare_last_epoch(model.placement, history[-1])
         terminal.print_table(console, terminal.report_table(compared))
 
 
@@ -282,25 +314,6 @@ def _parsed(arguments: Sequence[str] | None) -> Config:
                 f"{config.resume}, which has {own[name]}"
             )
     return replace(given, keep_epochs=given.keep_epochs or begun.get("keep_epochs", False))
-
-
-def _described(config: Config) -> dict[str, Any]:
-    """The part of the configuration that the files of a run record, as JSON values."""
-    values = {name: getattr(config, name) for name in (*FIXED, "epochs", "keep_epochs")}
-    return values | {"init_from": config.init_from and str(config.init_from)}
-
-
-def _words_of_this_machine(config: Config) -> list[str]:
-    """The options that do not define a run, so that its directory does not have them."""
-    given = {
-        "--data-dir": config.data.data_dir,
-        "--mirror": config.data.mirror,
-        "--platform": config.platform,
-        "--threads": config.threads,
-        "--compile-cache": config.compile_cache,
-    }
-    words = [word for name, value in given.items() if value for word in (name, str(value))]
-    return words + ["--no-compile-cache"] * config.no_compile_cache
 
 
 def check(config: Config) -> None:
@@ -702,7 +715,7 @@ def _finish(
 def _is_the_reports(described: Mapping[str, Any]) -> bool:
     """Whether a run has the report's setting, so that its last epoch can be compared with it."""
     free = {"placement", "seed", "devices", "keep_epochs"}
-    reports = _described(Config())
+    reports = Config().described()
     same = all(described[name] == reports[name] for name in reports.keys() - free)
     return same and described["placement"] in published.HISTORY
 

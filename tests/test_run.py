@@ -453,8 +453,20 @@ def test_a_continued_run_needs_no_file_of_initial_weights(data, directory, tmp_p
 def test_a_run_of_a_version_with_fewer_options_is_continued(data, tmp_path, monkeypatch):
     """It was trained with the defaults of the options that came later."""
     later = ("nesterov", "schedule", "peak_learning_rate", "evaluation")
+    begin, write_epoch = run_directory.begin, run_directory.write_epoch
+
+    def earlier(config):
+        return {name: value for name, value in config.items() if name not in later}
+
+    def begin_earlier(directory, config, environment):
+        begin(directory, earlier(config), environment)
+
+    def write_epoch_earlier(*arguments, config, **others):
+        write_epoch(*arguments, config=earlier(config), **others)
+
     with monkeypatch.context() as patch:
-        patch.setattr(run, "FIXED", tuple(name for name in run.FIXED if name not in later))
+        patch.setattr(run_directory, "begin", begin_earlier)
+        patch.setattr(run_directory, "write_epoch", write_epoch_earlier)
         assert start(tmp_path) == 0
     directory = tmp_path / "runs" / "after_fc1-seed0"
     config = run_directory.read_config(directory)
@@ -488,7 +500,7 @@ def test_batches_divided_over_devices_give_the_run_of_one_device(data, tmp_path)
 
 def test_only_a_run_at_the_reports_settings_is_held_beside_it():
     def is_the_reports(**options):
-        return run._is_the_reports(run._described(run.Config(**options)))
+        return run._is_the_reports(run.Config(**options).described())
 
     assert is_the_reports()
     assert is_the_reports(placement="before_fc1", seed=5)
