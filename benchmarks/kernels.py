@@ -77,36 +77,41 @@ convolutions need.
 
 Where the cores lie decides what the second thread is worth, because most arrays of a step are
 written by one thread and read by the other. The host of a virtual machine moves its cores: on two
-cores of an AMD EPYC, with nothing else running, a byte takes 0.2 us from one to the other and back
-at one time and 0.46 us at another (`benchmarks.core_distance`). Twenty processes of each network on
-two threads, by the larger of two distances that were measured before and after each process:
+cores of an AMD EPYC, with nothing else running, a byte takes 0.25 us from one to the other and back
+at one time and 0.46 us at another (`benchmarks.core_distance`). Sixteen processes of each network
+on two threads, by the larger of two distances that were measured before and after each process:
 
                           none         before_fc1   after_fc1
-    one thread            0.86 s       1.10 s       0.96 s
-    near cores            0.58 s (12)  0.79 s (10)  0.71 s (11)
-    distant cores         0.94 s (8)   1.51 s (10)  1.13 s (9)
+    one thread            1.63 s       2.10 s       1.85 s
+    near cores            1.11 s (8)   1.46 s (14)  1.39 s (13)
+    distant cores         1.31 s (8)   1.46 s (2)   1.83 s (3)
 
-These are medians, with the number of processes in brackets; two of the 33 processes with near cores
-were as slow as those with distant ones, and five of the 27 others as fast as those with near ones,
-so the cores may have moved in between. The load average was 1.1 to 1.9, all of it the benchmark's
-own, and other processes used no CPU. The threads used 1.6 to 1.8 CPUs, so they did not take turns
-on one core, and large products were as fast at both distances. PyTorch takes longer too where the
-cores are distant, by 12 to 27 % over all its variants. Beside another process that computes at nice
-19, two threads take 0.94, 0.96 and 0.80 of the time of one thread beside it (medians of seven
-processes); two, two and three of the seven were slower than one thread, by at most 24, 34 and 21 %.
-That was measured before a run chose its number of threads.
+These are medians, with the number of processes in brackets. Of the 35 processes with near cores one
+took longer than one thread, by 5 %, and of the 13 others three did, by 10, 30 and 35 %; seven of
+the 13 were as fast as those with near cores, so the cores may have moved in between. On an earlier
+host whose epochs took half as long, twenty processes of each network took 0.67, 0.72 and 0.74 of
+one thread's time with near cores and 1.10, 1.38 and 1.18 with distant ones
+(`experiments/results/timing.json` of commit 196f1fb). The load average was 1.1 to 1.9, all of it
+the benchmark's own, and other processes used at most 2 % of a CPU. The threads used 1.6 to 1.8
+CPUs, so they did not take turns on one core. PyTorch takes longer too where the cores are distant,
+by 10 to 33 % over all its variants on two threads.
+Beside another process that computes at nice 19, with cores that were distant nearly all the while,
+two threads take 1.37, 0.93 and 1.29 of the time of one thread beside it (medians of five processes;
+eleven of the fifteen were slower than one thread, by at most 50 %). Processes that choose their
+threads as a run does take 0.99, 1.01 and 0.99 of it, and at most 1.05. On the earlier host two
+threads took 0.94, 0.96 and 0.80 of one thread's time beside such a process (`beside_busy.json` of
+the same commit).
 
 `experiments.run` measures the distance when it starts, and starts one thread where it is 350 ns or
-more. In ten more rounds, beside two processes on fixed numbers of threads, six of its thirty
-processes had distant cores; the measurement showed this for five, and only its long time for the
-sixth. Two had them from their start and took one thread's time (0.96 s after fc1, 1.11 s before
-it); the four others had them later and took 0.97, 0.97, 1.47 and 1.20 s. In the last of these
-rounds another process kept a core busy beside two of the processes on one thread. To keep both
-threads to one core from then on would not mend that: they take 1.04, 1.36 and 1.07 s on one core,
-where one thread takes 0.84, 1.11 and 0.95 s.
+more. Of 48 processes that did the same, in the rounds of those above, seven started one thread and
+took one thread's time. Three of the others took longer than one thread, by 2, 2 and 25 %. Their
+cores were near before and after, so a run cannot know of such a time when it starts. To keep both
+threads to one core from then on would not mend it: on the earlier host they took 1.04, 1.36 and
+1.07 s on one core, where one thread took 0.84, 1.11 and 0.95 s.
 
-Two threads are 3.13, 2.67 and 4.25 times as fast as the fastest PyTorch program over all processes
-(none, before_fc1, after_fc1). The aim was 3.5, 3.3 and 4.8, and no process slower than one thread.
+Two threads are 2.56, 2.50 and 3.67 times as fast as the fastest PyTorch program over all processes
+(none, before_fc1, after_fc1); on the earlier host they were 3.13, 2.67 and 4.25 times as fast. The
+aim was 3.5, 3.3 and 4.8, and no process slower than one thread.
 For that each thread would have to keep its arrays to itself. Two devices with half of each batch
 did so in version 0.1, where the code of the network exchanged features and gradients itself: an
 epoch took 0.60, 0.88 and 0.82 s on them with distant cores, which is better there and worse where

@@ -8,8 +8,10 @@ is how long a byte takes from one core to the other and back.
 On two cores of an AMD EPYC this was 0.2 us at one time, and an epoch on two threads took 0.67, 0.72
 and 0.74 of the time that it takes on one (no block, before fc1, after fc1). At another time it was
 0.46 us, and two threads took 1.10, 1.38 and 1.18 of one thread's time
-(`experiments/results/timing.json`). A straight line between the two meets one thread's time at
-0.40, 0.31 and 0.36 us, and `DISTANT` is about the middle of these.
+(`experiments/results/timing.json` of commit 196f1fb). A straight line between the two meets one
+thread's time at 0.40, 0.31 and 0.36 us, and `DISTANT` is about the middle of these. On another host
+with such processors, whose epochs took twice as long, processes with distant cores took 0.67 to
+1.35 of one thread's time; `benchmarks.kernels` has the details.
 
 XLA makes a thread for each core that the process may use when JAX starts. So a run with one thread
 starts JAX while it is kept to one core, and may use both again after that: the programs of its end

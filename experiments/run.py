@@ -3,7 +3,7 @@
     python -m experiments.run --placement after_fc1
     python -m experiments.run --resume runs/after_fc1-seed0 --epochs 20
 
-The first command takes 20 to 40 seconds on two CPU cores (`benchmarks.whole_run`), once
+The first command takes 15 to 30 seconds on two CPU cores (`benchmarks.whole_run`), once
 the data are prepared, and ends near 98.7 % test accuracy. The second continues a run that was
 interrupted, or lengthens a finished one; the result is that of a run which was never interrupted.
 `experiments.run_directory` lists the files of a run.
