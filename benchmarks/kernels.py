@@ -95,6 +95,7 @@ one thread's time with near cores and 1.10, 1.38 and 1.18 with distant ones
 the benchmark's own, and other processes used at most 2 % of a CPU. The threads used 1.6 to 1.8
 CPUs, so they did not take turns on one core. PyTorch takes longer too where the cores are distant,
 by 10 to 33 % over all its variants on two threads.
+
 Beside another process that computes at nice 19, with cores that were distant nearly all the while,
 two threads take 1.37, 0.93 and 1.29 of the time of one thread beside it (medians of five processes;
 eleven of the fifteen were slower than one thread, by at most 50 %). Processes that choose their
@@ -111,14 +112,13 @@ threads to one core from then on would not mend it: on the earlier host they too
 
 Two threads are 2.56, 2.50 and 3.67 times as fast as the fastest PyTorch program over all processes
 (none, before_fc1, after_fc1); on the earlier host they were 3.13, 2.67 and 4.25 times as fast. The
-aim was 3.5, 3.3 and 4.8, and no process slower than one thread.
-For that each thread would have to keep its arrays to itself. Two devices with half of each batch
-did so in version 0.1, where the code of the network exchanged features and gradients itself: an
-epoch took 0.60, 0.88 and 0.82 s on them with distant cores, which is better there and worse where
-cores are near, as each exchange takes 58 us. Workers that are kept to a core each change nothing
-with nothing else running (0.88 s, and 0.90 s without it, before_fc1, five processes each in turn).
-Beside a busy process they shorten an epoch without a block and lengthen one with the block after
-fc1.
+aim was 3.5, 3.3 and 4.8, and no process slower than one thread. For that each thread would have to
+keep its arrays to itself. Two devices with half of each batch did so in version 0.1, where the code
+of the network exchanged features and gradients itself: an epoch took 0.60, 0.88 and 0.82 s on them
+with distant cores, which is better there and worse where cores are near, as each exchange takes 58
+us. Workers that are kept to a core each change nothing with nothing else running (0.88 s, and 0.90
+s without it, before_fc1, five processes each in turn). Beside a busy process they shorten an epoch
+without a block and lengthen one with the block after fc1.
 
 On two cores of an Intel Xeon with AMX the second thread is worth less: an epoch with the block
 before fc1 takes 1.6 to 1.8 s on two threads and 1.5 to 1.8 s on one, and two threads use 2.9 s of
