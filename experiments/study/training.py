@@ -42,7 +42,7 @@ class Data(NamedTuple):
     places: np.ndarray  # [N] the place in `train` of each image, in TFDS's order
 
 
-class Epoch(NamedTuple):
+class GroupEpoch(NamedTuple):
     """One epoch of a group."""
 
     number: int
@@ -69,7 +69,7 @@ def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
     return Data(train_split, test_split, places.astype(np.int32))
 
 
-def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterator[Epoch]:
+def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterator[GroupEpoch]:
     """Trains a group to the last epoch.
 
     Args:
@@ -103,7 +103,7 @@ def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterato
                 row["answers"] = {
                     name: _answers(one.logits[place], labels) for name, one in tested.items()
                 }
-        yield Epoch(number, states, rows)
+        yield GroupEpoch(number, states, rows)
 
 
 @lru_cache(maxsize=1)  # a study has many networks, and goes through them one after another
