@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = options.parse(
             Config, arguments, name="benchmarks.core_distance", description=__doc__
         )
-        refuse_unless_positive(config, "turns")
+        refuse_unless_positive(turns=config.turns)
         nanoseconds = cores.distance(config.turns)
         if nanoseconds is None:
             raise FailedError(

@@ -59,7 +59,13 @@ from benchmarks import processes
 from benchmarks.processes import Finished, ProcessError
 from benchmarks.torch_program import Variant
 from experiments import cores, files, options, settings, terminal
-from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
+from experiments.options import (
+    DataOptions,
+    FailedError,
+    OptionalPath,
+    may_be_absent,
+    refuse_unless_positive,
+)
 from mnist_jax.data import TRAIN_SIZE
 from mnist_jax.model import PLACEMENTS, Placement
 from mnist_jax.summary import summary
@@ -87,7 +93,7 @@ Row = dict[str, Any]  # one program, placement and number of threads, with the l
 class Config:
     """Time an epoch of training here and in PyTorch."""
 
-    placement: Placement | None = None
+    placement: Annotated[Placement | None, may_be_absent(*PLACEMENTS)] = None
     """Where the residual block stands; by default all three in turn."""
     variants: tuple[Variant, ...] = get_args(Variant)
     """One or more variants of the PyTorch program."""
@@ -153,8 +159,8 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "repeats", "epochs")
-    options.refuse_unless_writable(config, "json", "figure")
+    refuse_unless_positive(repeats=config.repeats, epochs=config.epochs)
+    options.refuse_unless_writable(json=config.json, figure=config.figure)
 
 
 def programs(

@@ -49,7 +49,7 @@ Dropped
 - Products by Eigen instead of YNNPACK, oneDNN, and another scheduler of XLA's operations change the
   time by less than 2 %, or lengthen it.
 - Two CPU devices, over which XLA divides each batch, are slower than two threads of one device; the
-  times are in `mnist_jax.parallel.over_batch`.
+  ratios are in `mnist_jax.parallel.over_batch`.
 - Data parallelism written by hand over two devices, which exchange all gradients once in a step and
   the sums of each batch normalisation twice, takes 2.00, 2.52 and 2.13 s an epoch (none,
   before_fc1, after_fc1) where two threads of one device take 1.93, 3.19 and 2.50 s and one thread
@@ -76,54 +76,24 @@ products of the two stages take three fifths of a step, at half the speed of a l
 convolutions need.
 
 Where the cores lie decides what the second thread is worth, because most arrays of a step are
-written by one thread and read by the other. The host of a virtual machine moves its cores: on two
-cores of an AMD EPYC, with nothing else running, a byte takes 0.25 us from one to the other and back
-at one time and 0.46 us at another (`benchmarks.core_distance`). Sixteen processes of each network
-on two threads, by the larger of two distances that were measured before and after each process:
+written by one thread and read by the other. `benchmarks/README.md` has the epochs with near and
+with distant cores and those beside a busy process, and says what a run does about it.
 
-                          none         before_fc1   after_fc1
-    one thread            1.63 s       2.10 s       1.85 s
-    near cores            1.11 s (8)   1.46 s (14)  1.39 s (13)
-    distant cores         1.31 s (8)   1.46 s (2)   1.83 s (3)
+The aim was an epoch that is 3.5, 3.3 and 4.8 times as fast as the fastest PyTorch program (none,
+before_fc1, after_fc1), and no process on two threads slower than one thread. It is not reached; for
+that each thread would have to keep its arrays to itself. Two devices with half of each batch did so
+in version 0.1, where the code of the network exchanged features and gradients itself: an epoch took
+0.60, 0.88 and 0.82 s on them with distant cores, which is better there and worse where cores are
+near, as each exchange takes 58 us. Two ways to bind the threads to cores were tried. If each worker
+is kept to a core of its own, nothing changes with nothing else running (0.88 s, and 0.90 s without
+it, before_fc1, five processes each in turn); beside a busy process it shortens an epoch without a
+block and lengthens one with the block after fc1. If both threads are kept to one core, an epoch
+takes 13 to 24 % longer than on one thread.
 
-These are medians, with the number of processes in brackets. Of the 35 processes with near cores one
-took longer than one thread, by 5 %, and of the 13 others three did, by 10, 30 and 35 %; seven of
-the 13 were as fast as those with near cores, so the cores may have moved in between. On an earlier
-host whose epochs took half as long, twenty processes of each network took 0.67, 0.72 and 0.74 of
-one thread's time with near cores and 1.10, 1.38 and 1.18 with distant ones
-(`experiments/results/timing.json` of commit 196f1fb). The load average was 1.1 to 1.9, all of it
-the benchmark's own, and other processes used at most 2 % of a CPU. The threads used 1.6 to 1.8
-CPUs, so they did not take turns on one core. PyTorch takes longer too where the cores are distant,
-by 10 to 33 % over all its variants on two threads.
-
-Beside another process that computes at nice 19, with cores that were distant nearly all the while,
-two threads take 1.37, 0.93 and 1.29 of the time of one thread beside it (medians of five processes;
-eleven of the fifteen were slower than one thread, by at most 50 %). Processes that choose their
-threads as a run does take 0.99, 1.01 and 0.99 of it, and at most 1.05. On the earlier host two
-threads took 0.94, 0.96 and 0.80 of one thread's time beside such a process (`beside_busy.json` of
-the same commit).
-
-`experiments.run` measures the distance when it starts, and starts one thread where it is 350 ns or
-more. Of 48 processes that did the same, in the rounds of those above, seven started one thread and
-took one thread's time. Three of the others took longer than one thread, by 2, 2 and 25 %. Their
-cores were near before and after, so a run cannot know of such a time when it starts. To keep both
-threads to one core from then on would not mend it: on the earlier host they took 1.04, 1.36 and
-1.07 s on one core, where one thread took 0.84, 1.11 and 0.95 s.
-
-Two threads are 2.56, 2.50 and 3.67 times as fast as the fastest PyTorch program over all processes
-(none, before_fc1, after_fc1); on the earlier host they were 3.13, 2.67 and 4.25 times as fast. The
-aim was 3.5, 3.3 and 4.8, and no process slower than one thread. For that each thread would have to
-keep its arrays to itself. Two devices with half of each batch did so in version 0.1, where the code
-of the network exchanged features and gradients itself: an epoch took 0.60, 0.88 and 0.82 s on them
-with distant cores, which is better there and worse where cores are near, as each exchange takes 58
-us. Workers that are kept to a core each change nothing with nothing else running (0.88 s, and 0.90
-s without it, before_fc1, five processes each in turn). Beside a busy process they shorten an epoch
-without a block and lengthen one with the block after fc1.
-
-On two cores of an Intel Xeon with AMX the second thread is worth less: an epoch with the block
-before fc1 takes 1.6 to 1.8 s on two threads and 1.5 to 1.8 s on one, and two threads use 2.9 s of
-the processors' time for it where one uses 1.8 s. A tenth of all samples of a profile are in the
-loop in which an idle worker of Eigen's thread pool looks for work, and another tenth are in the
+On two cores of an Intel Xeon with AMX the second thread gains nothing: an epoch with the block
+before fc1 took 1.6 to 1.8 s on two threads and 1.5 to 1.8 s on one, and two threads used 2.9 s of
+the processors' time for it where one used 1.8 s. A tenth of all samples of a profile were in the
+loop in which an idle worker of Eigen's thread pool looks for work, and another tenth in the
 operating system, which wakes the other thread and puts it to sleep. The operations of the block are
 so small that this costs as much as they do. The option `xla_cpu_multi_thread_eigen=false` changes
 nothing about it.
@@ -248,10 +218,10 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "batch_size", "repeats")
+    refuse_unless_positive(batch_size=config.batch_size, repeats=config.repeats)
     if not 0 < config.seconds < float("inf"):
         refuse("seconds", "a finite number above 0", config.seconds)
-    options.refuse_unless_writable(config, "json")
+    options.refuse_unless_writable(json=config.json)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         config = options.parse(Config, arguments, name="benchmarks.pictures", description=__doc__)
-        refuse_unless_positive(config, "images")
+        refuse_unless_positive(images=config.images)
         if config.seed < 0:
             refuse("seed", "at least 0", config.seed)
         if not config.runs:

@@ -22,10 +22,10 @@ from experiments.options import (
     refuse,
     refuse_unless_positive,
 )
+from experiments.settings import Schedule
 from mnist_jax.data import TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import Placement
 
-Schedule = Literal["constant", "one_cycle"]
 Statistics = Literal["running", "recalibrated"]
 PRODUCT_SIZE, PRODUCTS = 1024, 20
 
@@ -157,18 +157,30 @@ def check(config: Options) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "epochs", "batch_size", "examples", "seeds")
+    refuse_unless_positive(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        examples=config.examples,
+        seeds=config.seeds,
+    )
     if not 0 <= config.held_out < TRAIN_SIZE:
         refuse("held_out", f"at least 0 and below {TRAIN_SIZE}", config.held_out)
     most = TRAIN_SIZE - config.held_out
     if config.examples is not None and config.examples > most:
         refuse("examples", f"at most {most}, as many as there are", config.examples)
-    options.refuse_training(config, most if config.examples is None else config.examples)
+    options.refuse_training(
+        train_size=most if config.examples is None else config.examples,
+        placement=config.placement,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        learning_rate=config.learning_rate,
+        peak_learning_rate=config.peak_learning_rate,
+    )
     if config.seed + config.seeds - 1 > options.MAX_SEED:
         refuse("seeds", f"such that no seed is above {options.MAX_SEED}", config.seeds)
     options.refuse_threads(config.threads)
     if config.json != Path("-"):
-        options.refuse_unless_writable(config, "json")
+        options.refuse_unless_writable(json=config.json)
 
 
 def divided(

@@ -106,8 +106,8 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "repeats", "epochs")
-    options.refuse_unless_writable(config, "json")
+    refuse_unless_positive(repeats=config.repeats, epochs=config.epochs)
+    options.refuse_unless_writable(json=config.json)
 
 
 def settings(counts: Sequence[int]) -> list[Setting]:

@@ -55,8 +55,8 @@ from experiments.options import (
     DataOptions,
     FailedError,
     OptionalPath,
+    may_be_absent,
     refuse,
-    refuse_unless_positive,
 )
 
 OURS = "mnist_jax"
@@ -75,7 +75,9 @@ class Config:
 
     choose: bool = False
     """Find the best schedule on training images that are held out, instead of measuring one."""
-    placement: Literal["before_fc1", "after_fc1"] | None = None
+    placement: Annotated[
+        Literal["before_fc1", "after_fc1"] | None, may_be_absent(*settings.WITH_BLOCK)
+    ] = None
     """Where the residual block stands; by default both places."""
     epochs: tuple[int, ...] = (1, 2, 3, 4)
     """Numbers of epochs to try, each at least 1."""
@@ -185,11 +187,10 @@ def check(config: Config) -> None:
     ):
         if not rates or not all(0 < rate < float("inf") for rate in rates):
             refuse(name, "above 0 and finite", " ".join(map(str, rates)))
-    refuse_unless_positive(config, "seeds", "torch_seeds")
     for name in ("seeds", "torch_seeds"):  # one training gives no interval
         if getattr(config, name) < 2:
             refuse(name, "at least 2", getattr(config, name))
-    options.refuse_unless_writable(config, "json")
+    options.refuse_unless_writable(json=config.json)
 
 
 def divided(training: Training, seeds: int) -> list[Process]:

@@ -34,10 +34,10 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import tyro
@@ -46,8 +46,10 @@ from rich.console import Console
 from experiments import compile_cache, files, options, terminal
 from experiments.options import (
     DataOptions,
+    OptionalInt,
     OptionalPath,
     UsageError,
+    may_be_absent,
     refuse,
     refuse_unless_positive,
 )
@@ -66,23 +68,14 @@ TRAINING = (  # the options that say what is trained, and where
     *("resume", "coordinator", "hosts", "host"),
 )
 BEST_RATES = "best_rates"  # the part of the plan that follows from the results of another part
+PARTS = (*PLAN, BEST_RATES)
 
 
-def _some_of(what: str, names: Iterable[str]) -> Any:
-    text = f"{what}: one or more of {', '.join(names)}, separated by commas."
-    return tyro.conf.arg(metavar="NAME,...", help=text)
-
-
-def _part() -> Any:
-    text = (
-        "Train a part of the plan, which says variants, placements and seeds: one of "
-        f"{', '.join((*PLAN, BEST_RATES))}."
-    )
-    return tyro.conf.arg(metavar="NAME", help=text, help_behavior_hint=lambda _: "")
-
-
-def _no_default(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=lambda _: "")
+if TYPE_CHECKING:  # a type checker does not know what the dictionaries hold
+    Variant = str
+    Part = str
+else:
+    Variant, Part = Literal[tuple(SETTINGS)], Literal[PARTS]
 
 
 @dataclass(frozen=True)
@@ -93,12 +86,13 @@ class Config:
     """Number of runs of each placement and variant, from 1 to 10000."""
     first_seed: int = 0
     """Seed of the first of these runs, at least 0; the others follow it."""
-    placements: Annotated[str, _some_of("Where the residual block stands", PLACEMENTS)] = ",".join(
-        PLACEMENTS
-    )
-    variants: Annotated[str, _some_of("Settings of training", SETTINGS)] = "report"
-    plan: Annotated[str | None, _part()] = None
-    epochs: Annotated[int | None, _no_default("INT")] = None
+    placements: tuple[Placement, ...] = PLACEMENTS
+    """Where the residual block stands: one place or more, each once."""
+    variants: tuple[Variant, ...] = ("report",)
+    """Settings of training: one or more, each once."""
+    plan: Annotated[Part | None, may_be_absent(*PARTS)] = None
+    """Train a part of the plan, which says variants, placements and seeds."""
+    epochs: OptionalInt = None
     """Number of passes over the training images, at least 1; by default that of each variant."""
     out: OptionalPath = None
     """Directory of the study, by default studies/report. With --from it is the directory for the
@@ -111,11 +105,11 @@ class Config:
     """With --from: write the study into this directory as a few small files, and stop."""
     timing: OptionalPath = None
     """JSON file that benchmarks.epoch_time wrote, for claim 2; it is kept beside the tables."""
-    coordinator: Annotated[str | None, _no_default("ADDRESS:PORT")] = None
+    coordinator: Annotated[str | None, may_be_absent("ADDRESS:PORT")] = None
     """Address and port of host 0, if there are several hosts."""
-    hosts: Annotated[int | None, _no_default("INT")] = None
+    hosts: OptionalInt = None
     """Number of hosts, with --coordinator."""
-    host: Annotated[int | None, _no_default("INT")] = None
+    host: OptionalInt = None
     """Which host this is, from 0, with --coordinator."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     compile_cache: OptionalPath = None
@@ -166,8 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 splits = load_mnist(config.data.data_dir, config.data.mirror)
             asked = _cells(
                 config.plan,
-                config.variants.split(","),
-                config.placements.split(","),
+                config.variants,
+                config.placements,
                 range(config.first_seed, config.first_seed + config.seeds),
                 out,
             )
@@ -192,19 +186,17 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "epochs", "hosts")
+    refuse_unless_positive(epochs=config.epochs, hosts=config.hosts)
     if not 1 <= config.seeds <= MAX_SEEDS:
         refuse("seeds", f"from 1 to {MAX_SEEDS}", config.seeds)
     if not 0 <= config.first_seed <= options.MAX_SEED + 1 - config.seeds:
         largest = options.MAX_SEED + 1 - config.seeds
         refuse("first_seed", f"from 0 to {largest} with so many seeds", config.first_seed)
-    for option, known in (("placements", PLACEMENTS), ("variants", SETTINGS)):
-        names = getattr(config, option).split(",")
-        if len(set(names)) < len(names) or not set(names) <= set(known):
-            refuse(option, f"some of {','.join(known)}, each once", getattr(config, option))
+    for option in ("placements", "variants"):
+        names = getattr(config, option)
+        if not names or len(set(names)) < len(names):
+            refuse(option, "one name or more, each once", " ".join(names) or "none")
     if config.plan is not None:
-        if config.plan not in (*PLAN, BEST_RATES):
-            refuse("plan", f"one of {', '.join((*PLAN, BEST_RATES))}", config.plan)
         for option in ("variants", "placements", "seeds", "first_seed"):
             if getattr(config, option) != getattr(Config, option):
                 refuse(option, "left out with --plan", getattr(config, option))
@@ -212,7 +204,7 @@ def check(config: Config) -> None:
             refuse("timing", "given with --from when every part is done", config.timing)
     # The tables end with the epochs of a setting; the answers would be those of older networks.
     planned = [cell.variant for cell in PLAN.get(config.plan or "", ())]
-    for name in planned or config.variants.split(","):
+    for name in planned or config.variants:
         if config.epochs is not None and config.epochs > (most := SETTINGS[name].epochs):
             refuse("epochs", f"at most {most}, which {name} has", config.epochs)
     out = config.out or OUT

@@ -11,7 +11,7 @@ and 0.74 of the time that it takes on one (no block, before fc1, after fc1). At 
 (`experiments/results/timing.json` of commit 196f1fb). A straight line between the two meets one
 thread's time at 0.40, 0.31 and 0.36 us, and `DISTANT` is about the middle of these. On another host
 with such processors, whose epochs took twice as long, processes with distant cores took 0.67 to
-1.35 of one thread's time; `benchmarks.kernels` has the details.
+1.35 of one thread's time (`benchmarks/README.md`).
 
 XLA makes a thread for each core that the process may use when JAX starts. So a run with one thread
 starts JAX while it is kept to one core, and may use both again after that: the programs of its end

@@ -27,11 +27,19 @@ from mnist_jax.sources import DataError
 OK, FAILED, USAGE = 0, 1, 2  # exit statuses; after a signal it is 128 plus the signal's number
 MAX_SEED = 2**32 - 1  # JAX's keys keep 32 bits of a seed: 2**32 would be seed 0 again
 
-# Options that may be left out; their help says what is used then.
-OptionalPath = Annotated[
-    Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=lambda _: "")
-]
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=lambda _: "")]
+
+def may_be_absent(*values: str) -> Any:
+    """Marks an option that may be left out, whose own help says what is used then.
+
+    Args:
+      values: what its value is called in the help, or all values that it can have.
+    """
+    metavar = values[0] if len(values) == 1 else "{" + ",".join(values) + "}"
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=lambda _: "")
+
+
+OptionalPath = Annotated[Path | None, may_be_absent("PATH")]
+OptionalInt = Annotated[int | None, may_be_absent("INT")]
 
 C = TypeVar("C")
 
@@ -59,50 +67,51 @@ def refuse(option: str, allowed: str, value: object) -> NoReturn:
     raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")
 
 
-def refuse_unless_positive(config: Any, *names: str) -> None:
-    """Refuses the first of these options of a configuration that is below 1."""
-    for name in names:
-        value = getattr(config, name)
+def refuse_unless_positive(**values: int | None) -> None:
+    """Refuses the first of these options, given by name, that is below 1; None is not checked."""
+    for name, value in values.items():
         if value is not None and value < 1:
             refuse(name, "at least 1", value)
 
 
-def refuse_training(config: Any, train_size: int) -> None:
-    """Refuses a configuration with which no network can be trained, naming its first wrong option.
+def refuse_training(
+    *,
+    train_size: int,
+    placement: str,
+    batch_size: int,
+    seed: int,
+    learning_rate: float,
+    peak_learning_rate: float = 0.0,
+    momentum: float = 0.0,
+) -> None:
+    """Refuses options with which no network can be trained, naming the first wrong one.
 
     Args:
-      config: has `placement`, `batch_size` and `seed`, and may have `learning_rate`,
-        `peak_learning_rate` and `momentum`.
       train_size: number of images to train on.
+      placement: where the residual block stands.
+      batch_size: number of images in a training step.
+      seed: seed of the initial weights and of the order of the images.
+      learning_rate: rate of a constant schedule.
+      peak_learning_rate: highest rate of a cycle.
+      momentum: momentum of stochastic gradient descent.
 
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "batch_size")
-    if config.batch_size > train_size:
-        refuse("batch_size", f"at most {train_size}, the training split", config.batch_size)
-    if config.placement == "after_fc1" and 1 in (config.batch_size, train_size % config.batch_size):
+    refuse_unless_positive(batch_size=batch_size)
+    if batch_size > train_size:
+        refuse("batch_size", f"at most {train_size}, the training split", batch_size)
+    if placement == "after_fc1" and 1 in (batch_size, train_size % batch_size):
         # Batch normalisation would see only one value for each channel.
-        refuse("batch_size", "such that no batch has one image", config.batch_size)
-    for name in ("learning_rate", "peak_learning_rate"):
-        if not 0 <= (rate := getattr(config, name, 0)) < float("inf"):
+        refuse("batch_size", "such that no batch has one image", batch_size)
+    rates = {"learning_rate": learning_rate, "peak_learning_rate": peak_learning_rate}
+    for name, rate in rates.items():
+        if not 0 <= rate < float("inf"):
             refuse(name, "a finite number, at least 0", rate)
-    if not 0 <= getattr(config, "momentum", 0) < 1:
-        refuse("momentum", "at least 0 and below 1", config.momentum)
-    if not 0 <= config.seed <= MAX_SEED:
-        refuse("seed", f"from 0 to {MAX_SEED}", config.seed)
-
-
-def schedule_of(config: Any, train_size: int) -> tuple[float, int | None]:
-    """The arguments `learning_rate` and `one_cycle_steps` of `settings.sgd`.
-
-    Args:
-      config: has `schedule`, `learning_rate`, `peak_learning_rate`, `epochs` and `batch_size`.
-      train_size: number of images to train on.
-    """
-    if config.schedule == "constant":
-        return config.learning_rate, None
-    return config.peak_learning_rate, config.epochs * -(-train_size // config.batch_size)
+    if not 0 <= momentum < 1:
+        refuse("momentum", "at least 0 and below 1", momentum)
+    if not 0 <= seed <= MAX_SEED:
+        refuse("seed", f"from 0 to {MAX_SEED}", seed)
 
 
 def refuse_threads(threads: int | None) -> None:
@@ -116,10 +125,12 @@ def refuse_threads(threads: int | None) -> None:
         refuse("threads", f"{most}, because {sys.platform} cannot keep a core idle", threads)
 
 
-def refuse_unless_writable(config: Any, *names: str) -> None:
-    """Refuses the first of these options whose file could not be written, before work is done."""
-    for name in names:
-        path = getattr(config, name)
+def refuse_unless_writable(**paths: Path | None) -> None:
+    """Refuses the first of these options, given by name, whose file could not be written.
+
+    A command calls it before it does any work; None is not checked.
+    """
+    for name, path in paths.items():
         if path is None:
             continue
         try:
@@ -196,11 +207,13 @@ def parse(
             help_text.seek(0)
             print(_wrapped(help_text.read()), end="")
             raise
-        # The first part of the box without its title and frame, with its lines joined.
-        text = re.sub("[│╭╮╰╯]", "", errors.getvalue())
-        body = re.split("\n *─{3,}", text.partition("\n")[2])[0]
-        message = re.sub(r"\s+", " ", body).strip()
+        # The first part of the box without its title and frame, with its lines joined. The frame
+        # is of other characters where the output's encoding is not UTF-8.
+        text = re.sub("[│╭╮╰╯]", "", errors.getvalue()).partition("\n")[2]
+        parts = [part for part in re.split("(?m)^ *[─-]{3,} *$", text) if part.strip()]
+        message = re.sub(r"\s+", " ", parts[0]).strip()
         message = re.sub(r" \.(?= |$)", ".", message).removesuffix(".")
+        message = re.sub("'None', |, 'None'", "", message)  # what an absent option has
         message = _with_hint(message, config)
         raise UsageError(f"{message}; python -m {name} --help lists the options") from None
 

@@ -27,7 +27,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ from rich.table import Table
 from experiments import files, options, settings, terminal
 from experiments.manifest import manifest
 from experiments.options import DataOptions, FailedError, OptionalPath, UsageError, refuse
-from experiments.settings import Setting
+from experiments.settings import Normalisation, Setting
 from mnist_jax import compilation, metrics, torch_weights, train
 from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import LeNet, Placement
@@ -72,7 +72,7 @@ class Config:
     """Momentum of stochastic gradient descent, at least 0 and below 1."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
-    normalisation: Literal["half", "mnist", "none"] = "half"
+    normalisation: Normalisation = "half"
     """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     threads: int = 2
     """Number of PyTorch's threads, at least 1."""
@@ -163,13 +163,20 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    options.refuse_training(config, TRAIN_SIZE)
+    options.refuse_training(
+        train_size=TRAIN_SIZE,
+        placement=config.placement,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+    )
     if config.placement == "after_fc1" and TEST_SIZE % config.batch_size == 1:
         refuse("batch_size", "such that no batch of test images has one image", config.batch_size)
     for name in ("threads", "other_threads"):
         if not 1 <= getattr(config, name) <= MAX_THREADS:
             refuse(name, f"from 1 to {MAX_THREADS}", getattr(config, name))
-    options.refuse_unless_writable(config, "json")
+    options.refuse_unless_writable(json=config.json)
     if importlib.util.find_spec("torch") is None:
         raise UsageError("parity needs PyTorch: pip install -e '.[torch]'")
 

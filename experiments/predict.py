@@ -136,7 +136,7 @@ def check(config: Config) -> None:
         raise UsageError("name at least one picture or directory of pictures")
     if config.show and config.show.suffix.lower() != ".png":
         options.refuse("show", "a file that ends with .png", config.show)
-    options.refuse_unless_writable(config, "json", "csv", "show")
+    options.refuse_unless_writable(json=config.json, csv=config.csv, show=config.show)
 
 
 def predict(program: Any, variables: Any, seen: Sequence[Seen]) -> list[Answer]:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +50,11 @@ from experiments.options import (
     OptionalInt,
     OptionalPath,
     UsageError,
+    may_be_absent,
     refuse,
     refuse_unless_positive,
 )
+from experiments.settings import Evaluation, Normalisation, Schedule
 from mnist_jax import metrics, parallel, train
 from mnist_jax.checkpoint import Checkpoint, CheckpointError, restore
 from mnist_jax.data import (
@@ -67,6 +69,8 @@ from mnist_jax.data import (
 from mnist_jax.model import LeNet, Placement
 from mnist_jax.summary import summary
 from mnist_jax.train import Programs, TrainState
+
+Platform = Literal["cpu", "gpu", "tpu"]
 
 
 @dataclass(frozen=True)
@@ -85,25 +89,25 @@ class Config:
     """Momentum of stochastic gradient descent, at least 0 and below 1."""
     nesterov: bool = False
     """Use Nesterov's momentum."""
-    schedule: Literal["constant", "one_cycle"] = "constant"
+    schedule: Schedule = "constant"
     """How the learning rate changes: constant, or one cycle up to --peak-learning-rate and down."""
     peak_learning_rate: float = settings.PEAK_LEARNING_RATE
     """Highest learning rate of --schedule one_cycle, at least 0."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
-    normalisation: Literal["half", "mnist", "none"] = "half"
+    normalisation: Normalisation = "half"
     """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     dataset: DatasetName = "mnist"
     """Data set to train on."""
     init_from: OptionalPath = None
     """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
-    evaluation: Literal["running", "batch", "recalibrated"] = "running"
+    evaluation: Evaluation = "running"
     """Statistics with which batch normalisation treats the test images: the running statistics of
     training, those of each test batch, or the means over all training images. The last are then
     written into the file of weights, too."""
     devices: int = 1
     """Number of devices that share each batch, at least 1."""
-    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    platform: Annotated[Platform | None, may_be_absent(*get_args(Platform))] = None
     """Platform to compute on; by default the one that JAX prefers."""
     threads: OptionalInt = None
     """Number of threads on the CPU, at least 1; by default one for each core, but only one where
@@ -187,7 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keeping = not (config.dry_run or config.no_compile_cache)
         if keeping and (line := compile_cache.turn_on(config.compile_cache)):
             console.print(line)
-        rate, cycle = options.schedule_of(config, TRAIN_SIZE)
+        rate, cycle = settings.rate_and_cycle(
+            config.schedule,
+            learning_rate=config.learning_rate,
+            peak_learning_rate=config.peak_learning_rate,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            train_size=TRAIN_SIZE,
+        )
         tx = settings.sgd(rate, config.momentum, nesterov=config.nesterov, one_cycle_steps=cycle)
         programs = _programs(model, tx, config.batch_size, config.devices)
         if config.dry_run:
@@ -322,8 +333,16 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(config, "epochs", "devices")
-    options.refuse_training(config, TRAIN_SIZE)
+    refuse_unless_positive(epochs=config.epochs, devices=config.devices)
+    options.refuse_training(
+        train_size=TRAIN_SIZE,
+        placement=config.placement,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        learning_rate=config.learning_rate,
+        peak_learning_rate=config.peak_learning_rate,
+        momentum=config.momentum,
+    )
     options.refuse_threads(config.threads)
     if config.threads is not None and config.threads < config.devices:
         refuse("threads", f"at least --devices {config.devices}", config.threads)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,13 +12,17 @@ from mnist_jax.data import PIXELS
 from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, Placement, ResidualBlock
 
 EPOCHS = 10  # as in the report
+# What commands let their users choose from.
+Normalisation = Literal["half", "mnist", "none"]  # the keys of `mnist_jax.data.PIXELS`
+Schedule = Literal["constant", "one_cycle"]  # how the learning rate changes
+Evaluation = Literal["running", "batch", "recalibrated"]  # the keys of `EVALUATIONS`
 
 
 class Setting(NamedTuple):
     """Everything that decides a run besides placement and seed."""
 
     momentum: float
-    normalisation: str  # a key of `mnist_jax.data.PIXELS`
+    normalisation: Normalisation
     learning_rate: float = 0.001
     batch_size: int = 64
     # The fields that follow serve the question why the block helps.
@@ -166,6 +170,30 @@ def one_cycle(peak: float, steps: int) -> optax.Schedule:
     defaults of optax and of PyTorch's `OneCycleLR`.
     """
     return optax.cosine_onecycle_schedule(steps, peak)
+
+
+def rate_and_cycle(
+    schedule: Schedule,
+    *,
+    learning_rate: float,
+    peak_learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    train_size: int,
+) -> tuple[float, int | None]:
+    """The arguments `learning_rate` and `one_cycle_steps` of `sgd`.
+
+    Args:
+      schedule: how the learning rate changes.
+      learning_rate: the rate of the schedule `constant`.
+      peak_learning_rate: the highest rate of the schedule `one_cycle`.
+      epochs: the number of epochs of the whole training.
+      batch_size: the number of images in a step; the last one of an epoch may have fewer.
+      train_size: the number of images to train on.
+    """
+    if schedule == "constant":
+        return learning_rate, None
+    return peak_learning_rate, epochs * -(-train_size // batch_size)
 
 
 def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:

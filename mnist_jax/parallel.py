@@ -110,9 +110,9 @@ def over_batch(
     normalisation's statistics, so the results equal those of one device up to rounding. The last,
     partial batch stays whole if its size is not a multiple of the number of devices.
 
-    It is made for accelerators. On two cores of an AMD EPYC one device with two threads is faster:
-    when this function was written (jaxlib 0.10.2), an epoch took 1.0, 1.6 and 1.4 s there (none,
-    before_fc1, after_fc1), and 3.1, 4.1 and 4.2 s over two devices.
+    It is made for accelerators. On two cores of an AMD EPYC (jaxlib 0.10.2) an epoch over two
+    devices takes 2.5 to 3.0 times as long as on one device with two threads
+    (`experiments/README.md`).
 
     Args:
       model: the network.

@@ -176,7 +176,7 @@ def a_study(placement: str, *words: str) -> Work:
     """
 
     def begin(root: Path) -> Sequence[str | Path]:
-        options = ("--placements", placement, "--variants", "report,longer", "--seeds", "2")
+        options = ("--placements", placement, "--variants", "report", "longer", "--seeds", "2")
         return ("-m", "tests.small", "compare", "--out", root, *options, *words)
 
     def proceed(root: Path) -> Sequence[str | Path] | None:

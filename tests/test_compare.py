@@ -253,12 +253,11 @@ def test_a_killed_study_continues(whole, synthetic, tmp_path):
         (["--epochs", "0"], "--epochs"),
         (["--epochs", "11"], "--epochs"),
         (["--epochs", "11", "--plan", "pairs"], "--epochs"),
-        (["--placements", "after_fc1,nowhere"], "--placements"),
-        (["--placements", "none,none"], "--placements"),
-        (["--variants", ""], "--variants"),
+        (["--placements"], "--placements"),
+        (["--placements", "none", "none"], "--placements"),
+        (["--variants", "report", "mnist", "report"], "--variants"),
         (["--from", "absent"], "--from"),
         (["--export", "new"], "--export"),
-        (["--plan", "everything"], "--plan"),
         (["--from", "full", "--export", "full"], "--export"),
         (["--resume", "--out", "absent"], "--out"),
         (["--out", "full"], "--out"),
@@ -295,6 +294,9 @@ def test_bad_input_is_one_line_and_status_2(
         (["--out", "~nobody-of-this-name/x"], "~nobody-of-this-name/x: there is no such home"),
         (["--hosts", "2"], "--hosts and --host are given with --coordinator"),
         (["--host", "0"], "--hosts and --host are given with --coordinator"),
+        (["--placements", "nowhere"], "invalid choice 'nowhere' for argument '--placements'"),
+        (["--variants", "other"], "invalid choice 'other' for argument '--variants'"),
+        (["--plan", "everything"], "invalid choice 'everything' for argument '--plan'"),
     ],
 )
 def test_what_else_cannot_be_is_said(command, monkeypatch, tmp_path, capsys, arguments, line):
@@ -428,7 +430,7 @@ def test_help_lists_what_is_allowed_in_80_columns(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     words = re.sub(r"[\s│]+", " ", text)
-    assert f"one or more of {', '.join(PLACEMENTS)}" in words
+    assert f"{{{','.join(PLACEMENTS)}}}" in words
     assert all(name in words for name in SETTINGS)
     assert "python -m experiments.compare" in words
 

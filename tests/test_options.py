@@ -1,5 +1,6 @@
 """What commands share: one line and an exit status for everything that can go wrong."""
 
+import io
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ class Config:
     """How often it happens, at least 1."""
     file: options.OptionalPath = None
     """A file; else none."""
+    colour: Annotated[Literal["red", "blue"] | None, options.may_be_absent("red", "blue")] = None
+    """A colour; else none."""
     loud: bool = False
     """Say so."""
     from_dir: Annotated[options.OptionalPath, tyro.conf.arg(name="from")] = None
@@ -63,14 +66,21 @@ def test_options_are_read_and_defaults_replaced():
     ],
 )
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
-def test_what_cannot_be_parsed_is_one_line(words, message, columns, monkeypatch):
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_cannot_be_parsed_is_one_line(words, message, columns, encoding, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     with pytest.raises(options.UsageError) as error:
         parse(*words)
     text = str(error.value)
     assert message in text
     assert text.endswith("; python -m experiments.it --help lists the options")
-    assert not set("\n│╭╮╰╯─") & set(text)
+    assert not set("\n│╭╮╰╯─") & set(text) and "---" not in text
+
+
+def test_what_an_absent_option_has_is_no_choice():
+    with pytest.raises(options.UsageError, match=r"Expected one of \('\w+', '\w+'\)"):
+        parse("--colour", "green")
 
 
 def test_help_fits_80_columns_and_names_the_command(monkeypatch, capsys):
@@ -81,6 +91,7 @@ def test_help_fits_80_columns_and_names_the_command(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "python -m experiments.it" in shown
     assert "{here,there}" in shown
+    assert "--colour {red,blue}" in shown
     assert "--no-loud" not in shown
     assert "None" not in shown
     assert max(map(len, shown.splitlines())) <= 80

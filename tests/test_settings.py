@@ -2,6 +2,7 @@
 
 import statistics
 from pathlib import Path
+from typing import get_args
 
 import jax
 import pytest
@@ -12,13 +13,17 @@ from experiments.analysis.claims import SCALES
 from experiments.settings import (
     BLOCKS,
     CANDIDATES,
+    EVALUATIONS,
     PEAK_LEARNING_RATE,
     PLAN,
     RATES,
     REPORT,
     SETTINGS,
+    Evaluation,
+    Normalisation,
     best_rate_cells,
     keys_of,
+    rate_and_cycle,
     variant_at,
 )
 from mnist_jax.data import PIXELS
@@ -27,6 +32,11 @@ from mnist_jax.model import PLACEMENTS
 PLANNED = {(cell.variant, cell.placement): cell.seeds for part in PLAN.values() for cell in part}
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 WORDS = (RESULTS / "plan.md").read_text()
+
+
+def test_the_choices_of_commands_are_those_that_there_are():
+    assert get_args(Normalisation) == tuple(PIXELS)
+    assert get_args(Evaluation) == tuple(EVALUATIONS)
 
 
 def test_every_setting_names_pixels_and_a_block():
@@ -111,6 +121,14 @@ def test_rates_are_tried_for_every_network_and_the_best_one_trained():
 def test_a_seed_gives_the_keys_that_every_result_was_computed_with(seed, init, order):
     """Other keys are other weights and another order, so no published run could be repeated."""
     assert [jax.random.key_data(key).tolist() for key in keys_of(seed)] == [init, order]
+
+
+def test_a_cycle_has_every_step_of_the_training_and_its_own_rate():
+    """The last step of an epoch may have fewer images, and is a step all the same."""
+    given = {"learning_rate": 0.1, "peak_learning_rate": 0.2, "epochs": 3, "batch_size": 64}
+    assert rate_and_cycle("constant", **given, train_size=60_000) == (0.1, None)
+    assert rate_and_cycle("one_cycle", **given, train_size=60_000) == (0.2, 3 * 938)
+    assert rate_and_cycle("one_cycle", **given, train_size=128) == (0.2, 3 * 2)
 
 
 def test_the_peak_of_one_cycle_is_the_one_that_was_chosen():
