@@ -96,7 +96,7 @@ class Config:
     placement: Annotated[Placement | None, may_be_absent(*PLACEMENTS)] = None
     """Where the residual block stands; by default all three in turn."""
     variants: tuple[Variant, ...] = get_args(Variant)
-    """One or more variants of the PyTorch program."""
+    """Variants of the PyTorch program; without any, mnist_jax alone is timed."""
     repeats: int = 10
     """Number of processes of each program, at least 1."""
     epochs: int = 3

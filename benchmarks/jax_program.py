@@ -52,14 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
 
     def of_config(config: Config, train: Split, test: Split) -> Side:
-        rate, cycle = settings.rate_and_cycle(
-            config.schedule,
-            learning_rate=config.learning_rate,
-            peak_learning_rate=config.peak_learning_rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            train_size=len(train.labels),
-        )
+        rate, cycle = config.rate_and_cycle(len(train.labels))
         threads = 1 if config.choose_threads and cores.far_apart() else cores.count()
         with cores.threads_made(threads):
             jax.devices()

@@ -65,6 +65,17 @@ class Options:
     json: OptionalPath = None
     """File for the results as JSON; - prints them instead of the lines of the epochs."""
 
+    def rate_and_cycle(self, train_size: int) -> tuple[float, int | None]:
+        """As `settings.rate_and_cycle`, for so many images to train on."""
+        return settings.rate_and_cycle(
+            self.schedule,
+            learning_rate=self.learning_rate,
+            peak_learning_rate=self.peak_learning_rate,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            train_size=train_size,
+        )
+
 
 class Sums(Protocol):
     """The sums of an epoch, which `metrics.Metrics` and `torch_report.Sums` both hold."""

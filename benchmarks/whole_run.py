@@ -98,7 +98,7 @@ class Config:
     placement: Annotated[Placement | None, may_be_absent(*PLACEMENTS)] = None
     """Where the residual block stands; by default all three in turn."""
     variants: tuple[Variant, ...] = ("eager", "channels_last")
-    """One or more variants of the PyTorch program."""
+    """Variants of the PyTorch program; without any, mnist_jax alone is timed."""
     repeats: int = 5
     """Number of runs of each program, at least 1."""
     seed: int = 0

@@ -45,6 +45,7 @@ from rich.console import Console
 
 from experiments import compile_cache, files, options, terminal
 from experiments.options import (
+    CacheOptions,
     DataOptions,
     OptionalInt,
     OptionalPath,
@@ -112,10 +113,7 @@ class Config:
     host: OptionalInt = None
     """Which host this is, from 0, with --coordinator."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    compile_cache: OptionalPath = None
-    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
-    no_compile_cache: bool = False
-    """Keep no compiled programs."""
+    cache: Annotated[CacheOptions, tyro.conf.arg(name="")] = field(default_factory=CacheOptions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hosts.use_every_core()
         hosts.meet(config.coordinator, config.hosts, config.host)
         console.quiet = not hosts.is_first()
-        if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
+        cache = config.cache
+        if not cache.no_compile_cache and (line := compile_cache.turn_on(cache.compile_cache)):
             console.print(line)
         with study_directory.opened(out) if hosts.is_first() else contextlib.nullcontext():
             directories.append(out)

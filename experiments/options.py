@@ -62,6 +62,16 @@ class DataOptions:
     """Directory with the four original files, to prepare the data from; by default MNIST_MIRROR."""
 
 
+@dataclass(frozen=True)
+class CacheOptions:
+    """Where compiled programs are kept."""
+
+    compile_cache: OptionalPath = None
+    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
+    no_compile_cache: bool = False
+    """Keep no compiled programs."""
+
+
 def refuse(option: str, allowed: str, value: object) -> NoReturn:
     """Raises a UsageError that says which `value` an option has and what is `allowed`."""
     raise UsageError(f"--{option.replace('_', '-')} must be {allowed}: {value}")

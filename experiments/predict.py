@@ -16,7 +16,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 
 from experiments import compile_cache, files, images, options, terminal
-from experiments.options import OptionalPath, UsageError
+from experiments.options import CacheOptions, OptionalPath, UsageError
 from experiments.run_directory import open_run
 from mnist_jax import compilation, digits, train
 
@@ -56,10 +56,7 @@ class Config:
     show: OptionalPath = None
     """PNG file to draw; it shows each of the first 40 pictures, what the network saw, and the
     probabilities as ten bars."""
-    compile_cache: OptionalPath = None
-    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
-    no_compile_cache: bool = False
-    """Keep no compiled programs."""
+    cache: Annotated[CacheOptions, tyro.conf.arg(name="")] = field(default_factory=CacheOptions)
 
 
 class Seen(NamedTuple):
@@ -88,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = options.parse(Config, arguments, name="experiments.predict", description=__doc__)
         check(config)
         console = terminal.console()
-        if not config.no_compile_cache and (line := compile_cache.turn_on(config.compile_cache)):
+        cache = config.cache
+        if not cache.no_compile_cache and (line := compile_cache.turn_on(cache.compile_cache)):
             console.print(line)
         opened = open_run(config.run)
         program = compilation.jit(partial(train.predict, model=opened.model))

@@ -45,6 +45,7 @@ from experiments import (
 )
 from experiments.manifest import differences, manifest
 from experiments.options import (
+    CacheOptions,
     DataOptions,
     FailedError,
     OptionalInt,
@@ -119,10 +120,7 @@ class Config:
     keep_epochs: bool = False
     """Keep the weights of every epoch, in the folder epochs of the run."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    compile_cache: OptionalPath = None
-    """Directory for compiled programs; by default mnist_jax in the user's cache directory."""
-    no_compile_cache: bool = False
-    """Keep no compiled programs."""
+    cache: Annotated[CacheOptions, tyro.conf.arg(name="")] = field(default_factory=CacheOptions)
     dry_run: bool = False
     """Check the options, train a few steps on made-up images, and write nothing."""
     summary: bool = False
@@ -142,10 +140,10 @@ class Config:
             "--mirror": self.data.mirror,
             "--platform": self.platform,
             "--threads": self.threads,
-            "--compile-cache": self.compile_cache,
+            "--compile-cache": self.cache.compile_cache,
         }
         words = [word for name, value in given.items() if value for word in (name, str(value))]
-        return words + ["--no-compile-cache"] * self.no_compile_cache
+        return words + ["--no-compile-cache"] * self.cache.no_compile_cache
 
 
 # These options define a run: when it is continued they must be those that it was begun with.
@@ -188,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads = _start_jax(
             config.platform, config.devices, config.threads, config.resume, console
         )
-        keeping = not (config.dry_run or config.no_compile_cache)
-        if keeping and (line := compile_cache.turn_on(config.compile_cache)):
+        keeping = not (config.dry_run or config.cache.no_compile_cache)
+        if keeping and (line := compile_cache.turn_on(config.cache.compile_cache)):
             console.print(line)
         rate, cycle = settings.rate_and_cycle(
             config.schedule,
