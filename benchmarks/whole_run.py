@@ -30,9 +30,9 @@ and our own modules are imported, which takes the 0.6 to 0.7 s that are measured
 sake; JAX starts, and the data are read; and three programs are traced by Python and then compiled,
 or loaded from the cache. The first epoch takes longer than the next, because the programs of the
 end are traced beside it. At the end the last evaluations and the pictures are computed, side by
-side. So importing and tracing, which only Python can do, use up most of the 2 s. Tracing takes as
-long if each kernel is traced only once (`jax.jit` with `inline=True`), and if the kernels are
-chosen for the platform before tracing.
+side. Only Python can import and trace, so another core does not shorten that. Tracing takes as long
+if each kernel is traced only once (`jax.jit` with `inline=True`), and if the kernels are chosen for
+the platform before tracing.
 
 One thing would help, and was not done. Programs that `jax.experimental.serialize_executable` has
 written are read again without tracing. On an Intel Xeon, where importing takes 1.2 to 1.5 s, the
