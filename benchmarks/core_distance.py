@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments import cores, options
-from experiments.options import FailedError, refuse_unless_positive
+from experiments.groundwork import cores, options
+from experiments.groundwork.options import FailedError, refuse_unless_positive
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ Without PyTorch, or where JAX computes on another device than the CPU, mnist_jax
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -58,8 +58,8 @@ from rich.table import Table
 from benchmarks import processes
 from benchmarks.processes import Finished, ProcessError
 from benchmarks.torch_program import Variant
-from experiments import cores, files, options, settings, terminal
-from experiments.options import (
+from experiments.groundwork import cores, files, options, settings, terminal
+from experiments.groundwork.options import (
     DataOptions,
     FailedError,
     OptionalPath,

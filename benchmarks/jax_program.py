@@ -9,7 +9,7 @@ longer than the others, because it touches all memory first.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from benchmarks import program
 from benchmarks.program import Side
-from experiments import cores, options, settings
+from experiments.groundwork import cores, options, settings
 from mnist_jax import train as training
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics

@@ -100,7 +100,7 @@ nothing about it.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -119,9 +119,9 @@ from rich import box
 from rich.table import Table
 
 from benchmarks import processes
-from experiments import files, options, terminal
-from experiments.manifest import manifest
-from experiments.options import OptionalPath, refuse, refuse_unless_positive
+from experiments.groundwork import files, options, terminal
+from experiments.groundwork.manifest import manifest
+from experiments.groundwork.options import OptionalPath, refuse, refuse_unless_positive
 from mnist_jax import compilation, kernels
 
 

@@ -14,7 +14,7 @@ and `pip install -e '.[web]'`.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -33,8 +33,8 @@ import numpy as np
 import tyro
 
 from benchmarks import processes
-from experiments import options
-from experiments.options import UsageError
+from experiments.groundwork import options
+from experiments.groundwork.options import UsageError
 
 MOVES = 200
 OPENINGS = 5

@@ -3,7 +3,7 @@
     python -m benchmarks.pictures runs/none-seed0 runs/before_fc1-seed0 runs/after_fc1-seed0
 
 Method. Test images of MNIST, drawn at random, are made into pictures such as people have. Each is
-written to a file, read again by `experiments.images`, prepared by `mnist_jax.digits`, and answered
+written to a file, read again by `groundwork.images`, prepared by `mnist_jax.digits`, and answered
 by each network. Beside each accuracy stands its difference from that on the same images as MNIST
 has them.
 A picture in which no digit is found counts as a mistake. `MAKERS` lists the kinds of pictures.
@@ -13,7 +13,7 @@ images one image is 0.1 %.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -31,9 +31,9 @@ from PIL import Image, ImageFilter
 from rich import box
 from rich.table import Table
 
-from experiments import images, options, terminal
-from experiments.options import DataOptions, UsageError, refuse, refuse_unless_positive
-from experiments.run_directory import open_run
+from experiments.groundwork import images, options, terminal
+from experiments.groundwork.options import DataOptions, UsageError, refuse, refuse_unless_positive
+from experiments.groundwork.run_directory import open_run
 from mnist_jax import compilation, train
 from mnist_jax.data import Split, load_mnist
 from mnist_jax.digits import to_mnist

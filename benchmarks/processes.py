@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from experiments import cores
+from experiments.groundwork import cores
 
 ROOT = Path(__file__).parents[1]
 # A process that computes until the process that started it ends, however that ends.

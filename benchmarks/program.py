@@ -13,16 +13,16 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import tyro
 
-from experiments import cores, files, options, settings, terminal
-from experiments.manifest import manifest
-from experiments.options import (
+from experiments.groundwork import cores, files, options, settings, terminal
+from experiments.groundwork.manifest import manifest
+from experiments.groundwork.options import (
     DataOptions,
     OptionalInt,
     OptionalPath,
     refuse,
     refuse_unless_positive,
 )
-from experiments.settings import Schedule
+from experiments.groundwork.settings import Schedule
 from mnist_jax.data import TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import Placement
 

@@ -15,7 +15,7 @@ JAX computes on another device than the CPU, there is one column.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -30,8 +30,13 @@ from rich.table import Table
 
 from benchmarks import processes
 from benchmarks.processes import ProcessError
-from experiments import cores, files, options, terminal
-from experiments.options import DataOptions, FailedError, OptionalPath, refuse_unless_positive
+from experiments.groundwork import cores, files, options, terminal
+from experiments.groundwork.options import (
+    DataOptions,
+    FailedError,
+    OptionalPath,
+    refuse_unless_positive,
+)
 from mnist_jax.data import TRAIN_SIZE
 from mnist_jax.model import Placement
 

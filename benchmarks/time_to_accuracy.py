@@ -5,7 +5,7 @@
 
 The report trains ten epochs at a constant learning rate and ends at 98.71 % test accuracy with the
 block before fc1, and at 98.79 % with the block after it. In this benchmark the learning rate
-follows one cycle of cosines over the whole training (`experiments.settings.one_cycle`), in JAX and
+follows one cycle of cosines over the whole training (`groundwork.settings.one_cycle`), in JAX and
 in PyTorch alike.
 
 Method. A schedule depends on the number of epochs, so each number in `--epochs` is a training of
@@ -31,7 +31,7 @@ the seeds of one process for independent.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -50,8 +50,8 @@ from rich.table import Table
 from benchmarks import processes
 from benchmarks.processes import ProcessError
 from benchmarks.program import Statistics
-from experiments import files, options, published, settings, terminal
-from experiments.options import (
+from experiments.groundwork import files, options, published, settings, terminal
+from experiments.groundwork.options import (
     DataOptions,
     FailedError,
     OptionalPath,

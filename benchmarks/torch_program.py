@@ -16,7 +16,7 @@ It needs PyTorch: pip install -e '.[torch]'.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -31,8 +31,8 @@ import numpy as np
 
 from benchmarks import program
 from benchmarks.program import Side, Sums
-from experiments import cores, options, settings
-from experiments.options import UsageError
+from experiments.groundwork import cores, options, settings
+from experiments.groundwork.options import UsageError
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import Placement
 from mnist_jax.train import TEST_BATCH_SIZE
@@ -107,7 +107,7 @@ def ready(
         raise UsageError("PyTorch is not installed: pip install -e '.[torch]'")
     import torch
 
-    from experiments import torch_report
+    from experiments.groundwork import torch_report
 
     torch.set_num_threads(cores.count())
     rates = every_rate(learning_rate, one_cycle_steps) if one_cycle_steps else []
@@ -162,7 +162,7 @@ def batches_of(variant: Variant, train: Split, test: Split, batch_size: int) -> 
     import torch
     from torch.utils.data import DataLoader
 
-    from experiments import torch_report
+    from experiments.groundwork import torch_report
 
     pixels = PIXELS[settings.REPORT.normalisation]
     if variant == "dataloader":

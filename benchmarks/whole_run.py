@@ -46,7 +46,7 @@ together.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -67,9 +67,9 @@ from rich.table import Table
 from benchmarks import processes
 from benchmarks.processes import Finished, ProcessError
 from benchmarks.torch_program import Variant
-from experiments import files, options, settings, terminal
-from experiments.manifest import manifest
-from experiments.options import (
+from experiments.groundwork import files, options, settings, terminal
+from experiments.groundwork.manifest import manifest
+from experiments.groundwork.options import (
     DataOptions,
     FailedError,
     OptionalPath,

@@ -7,13 +7,13 @@
 
 A study is a directory, whose files `experiments.study.directory` lists. The first command trains
 the runs that the directory does not have yet and then makes tables and figures; after each epoch it
-evaluates the test images in the three ways that `experiments.settings.EVALUATIONS` names. The
+evaluates the test images in the three ways that `groundwork.settings.EVALUATIONS` names. The
 second remakes tables and figures from the files, and trains nothing. The third writes a study as a
 few small files that can be committed, from which the fourth makes the same tables and figures.
 
 --resume continues an interrupted study, of which no more than the epoch in progress is lost, or
 adds seeds, placements or variants to a finished one. So several commands can make a study whose
-variants have different numbers of seeds. --plan trains a part of `experiments.settings.PLAN` and
+variants have different numbers of seeds. --plan trains a part of `groundwork.settings.PLAN` and
 makes no tables, because they are to be looked at only when every part is done.
 
 Several hosts can each train a share of the seeds. Start the same command on all of them, under a
@@ -25,7 +25,7 @@ Only host 0 writes. With --resume all hosts must be able to read the directory.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()  # before the imports that follow, which take a second
 
@@ -43,8 +43,8 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import compile_cache, files, options, terminal
-from experiments.options import (
+from experiments.groundwork import compile_cache, files, options, terminal
+from experiments.groundwork.options import (
     CacheOptions,
     DataOptions,
     OptionalInt,
@@ -54,7 +54,7 @@ from experiments.options import (
     refuse,
     refuse_unless_positive,
 )
-from experiments.settings import PLAN, SETTINGS, Cell, Setting, best_rate_cells, cells
+from experiments.groundwork.settings import PLAN, SETTINGS, Cell, Setting, best_rate_cells, cells
 from experiments.study import directory as study_directory
 from experiments.study import hosts, report, results
 from experiments.study.plan import Group

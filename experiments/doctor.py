@@ -7,7 +7,7 @@ status is 0 if nothing is wrong, else 1.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import compile_cache, cores, options, terminal
-from experiments.manifest import versions
-from experiments.options import DataOptions, OptionalPath, UsageError
+from experiments.groundwork import compile_cache, cores, options, terminal
+from experiments.groundwork.manifest import versions
+from experiments.groundwork.options import DataOptions, OptionalPath, UsageError
 from mnist_jax import compilation, kernels, prepare, sources
 from mnist_jax.data import dataset_folder
 from mnist_jax.sources import DataError

@@ -19,7 +19,7 @@ PyTorch: pip install -e '.[torch]'.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()
 
@@ -38,10 +38,16 @@ from flax import traverse_util
 from rich import box
 from rich.table import Table
 
-from experiments import files, options, settings, terminal
-from experiments.manifest import manifest
-from experiments.options import DataOptions, FailedError, OptionalPath, UsageError, refuse
-from experiments.settings import Normalisation, Setting
+from experiments.groundwork import files, options, settings, terminal
+from experiments.groundwork.manifest import manifest
+from experiments.groundwork.options import (
+    DataOptions,
+    FailedError,
+    OptionalPath,
+    UsageError,
+    refuse,
+)
+from experiments.groundwork.settings import Normalisation, Setting
 from mnist_jax import compilation, metrics, torch_weights, train
 from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import LeNet, Placement
@@ -187,7 +193,7 @@ def check(config: Config) -> None:
 
 def initial_weights(placement: Placement, seed: int, *, float64: bool) -> StateDict:
     """PyTorch's own initialisation as a `state_dict`."""
-    from experiments import torch_report
+    from experiments.groundwork import torch_report
 
     model = torch_report.build(placement, seed)
     model = model.double() if float64 else model
@@ -269,7 +275,7 @@ def trace_torch(
     """Trains in PyTorch for one epoch; arguments as in `trace_ours`."""
     import torch
 
-    from experiments import torch_report
+    from experiments.groundwork import torch_report
 
     torch.set_num_threads(threads)
     pixels, batch_size = PIXELS[setting.normalisation], setting.batch_size

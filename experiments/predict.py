@@ -8,7 +8,7 @@ light ink, any size and any place on the page will do.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()  # before the imports that follow, which take a second
 
@@ -25,9 +25,9 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import compile_cache, files, images, options, terminal
-from experiments.options import CacheOptions, OptionalPath, UsageError
-from experiments.run_directory import open_run
+from experiments.groundwork import compile_cache, files, images, options, terminal
+from experiments.groundwork.options import CacheOptions, OptionalPath, UsageError
+from experiments.groundwork.run_directory import open_run
 from mnist_jax import compilation, digits, train
 
 BATCHES = (32, 512)  # numbers of images computed at once; a program is compiled for each

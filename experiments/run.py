@@ -6,11 +6,11 @@
 The first command takes 15 to 30 seconds on two CPU cores (`benchmarks.whole_run`), once
 the data are prepared, and ends near 98.7 % test accuracy. The second continues a run that was
 interrupted, or lengthens a finished one; the result is that of a run which was never interrupted.
-`experiments.run_directory` lists the files of a run.
+`experiments.groundwork.run_directory` lists the files of a run.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()  # before the imports that follow, which take a second
 
@@ -32,7 +32,7 @@ import optax
 import tyro
 from rich.console import Console
 
-from experiments import (
+from experiments.groundwork import (
     compile_cache,
     cores,
     evaluation,
@@ -43,8 +43,8 @@ from experiments import (
     settings,
     terminal,
 )
-from experiments.manifest import differences, manifest
-from experiments.options import (
+from experiments.groundwork.manifest import differences, manifest
+from experiments.groundwork.options import (
     CacheOptions,
     DataOptions,
     FailedError,
@@ -55,7 +55,7 @@ from experiments.options import (
     refuse,
     refuse_unless_positive,
 )
-from experiments.settings import Evaluation, Normalisation, Schedule
+from experiments.groundwork.settings import Evaluation, Normalisation, Schedule
 from mnist_jax import metrics, parallel, train
 from mnist_jax.checkpoint import Checkpoint, CheckpointError, restore
 from mnist_jax.data import (

@@ -9,7 +9,7 @@ import jax
 import pytest
 import small
 
-from experiments import cores, stopping
+from experiments.groundwork import cores, stopping
 from mnist_jax import sources
 from mnist_jax.data import Split, load_mnist
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from experiments import published
 from experiments.analysis import Answers
-from experiments.settings import CANDIDATES, SETTINGS
+from experiments.groundwork import published
+from experiments.groundwork.settings import CANDIDATES, SETTINGS
 from mnist_jax.model import PLACEMENTS, Placement
 
 BLOCKS = ("before_fc1", "after_fc1")

@@ -7,7 +7,7 @@ A command differs from its original in the data only.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()  # as the commands do before their slow imports
 
@@ -63,6 +63,6 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from experiments import options
+    from experiments.groundwork import options
 
     options.leave(main(sys.argv[1:]))

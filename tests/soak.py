@@ -38,10 +38,10 @@ import safetensors.numpy
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from experiments import files, run_directory
-from experiments.files import FileError
-from experiments.options import UsageError
-from experiments.settings import SETTINGS, Cell
+from experiments.groundwork import files, run_directory
+from experiments.groundwork.files import FileError
+from experiments.groundwork.options import UsageError
+from experiments.groundwork.settings import SETTINGS, Cell
 from experiments.study import directory as study_directory
 from experiments.study import report, results, session
 from mnist_jax import prepare
@@ -60,7 +60,7 @@ PREPARE = (
     "-c",
     """
 import sys
-from experiments import options
+from experiments.groundwork import options
 from mnist_jax.data import digests, load_mnist
 
 def body():

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from simulated import answers, labels, study, timing
 
-from experiments import analysis, published
+from experiments import analysis
 from experiments.analysis.runs import FINAL, evaluated, evaluations_of, final
-from experiments.settings import EVALUATIONS, SETTINGS
+from experiments.groundwork import published
+from experiments.groundwork.settings import EVALUATIONS, SETTINGS
 
 # Of the columns that stand beside each other: what is trained first, then by evaluation.
 ORDER = {name: place for place, name in enumerate(["", *EVALUATIONS, *published.METRICS])}

@@ -6,7 +6,7 @@ import pytest
 from simulated import GAIN, study
 
 from experiments.analysis import block, complete_runs, paired
-from experiments.settings import RATES, REPORT, SETTINGS, model_of, variant_at
+from experiments.groundwork.settings import RATES, REPORT, SETTINGS, model_of, variant_at
 from mnist_jax.model import NormReLU
 
 BEFORE, AFTER = "before_fc1", "after_fc1"

@@ -8,9 +8,9 @@ import pytest
 from simulated import GAIN, SHIFT, study, timing
 from statsmodels.stats.weightstats import ttost_paired
 
-from experiments import published
 from experiments.analysis import claims, complete_runs, paired
-from experiments.settings import WITH_BLOCK
+from experiments.groundwork import published
+from experiments.groundwork.settings import WITH_BLOCK
 
 BLOCK_VARIANTS = ("report", "mnist", "no_momentum", "no_momentum_mnist")
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import MIRROR
 from simulated import answers, labels
 
-from experiments import published
 from experiments.analysis import per_class
+from experiments.groundwork import published
 from mnist_jax import sources
 
 BLOCKS = ("before_fc1", "after_fc1")

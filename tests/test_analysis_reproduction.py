@@ -10,8 +10,8 @@ from simulated import BLOCKS, held_out, study
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.outliers_influence import OLSInfluence
 
-from experiments import published
 from experiments.analysis import reproduction
+from experiments.groundwork import published
 
 
 def test_a_held_out_run_is_covered_and_its_place_is_uniform(monkeypatch):

@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 from simulated import held_out, study
 
-from experiments import published
 from experiments.analysis import complete_runs, evaluated, settings
-from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS
+from experiments.groundwork import published
+from experiments.groundwork.settings import CANDIDATES, EVALUATIONS, SETTINGS
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from benchmarks import (
     whole_run,
 )
 from benchmarks.processes import Conditions, Finished, ProcessError
-from experiments import cores, files, settings, terminal
+from experiments.groundwork import cores, files, settings, terminal
 from mnist_jax import train
 from mnist_jax.data import Split
 from mnist_jax.model import PLACEMENTS

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks import page_latency
 from experiments import run
+from experiments.groundwork.run_directory import open_run, open_weights
 from experiments.page import __main__ as command
 from experiments.page import build, contents
-from experiments.run_directory import open_run, open_weights
 from mnist_jax import train
 from mnist_jax.digits import to_mnist
 from mnist_jax.model import PLACEMENTS

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, files
-from experiments.options import UsageError
+from experiments import compare
+from experiments.groundwork import files
+from experiments.groundwork.options import UsageError
+from experiments.groundwork.settings import PLAN, SETTINGS, Cell
 from experiments.page import contents
-from experiments.settings import PLAN, SETTINGS, Cell
 from experiments.study import directory as study_directory
 from experiments.study import hosts
 from mnist_jax.model import PLACEMENTS
@@ -193,7 +194,8 @@ def test_before_anything_is_written_nothing_continues(command, tmp_path, monkeyp
 
 DRIVER = """
 import os, pickle, signal, sys
-from experiments import compare, options
+from experiments import compare
+from experiments.groundwork import options
 splits = pickle.load(open(sys.argv[1], "rb"))
 compare.load_mnist = lambda *_: splits
 kill_at, fsync = int(sys.argv[2]), os.fsync

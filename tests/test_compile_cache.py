@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from experiments import compile_cache
-from experiments.options import UsageError
+from experiments.groundwork import compile_cache
+from experiments.groundwork.options import UsageError
 
 
 def test_it_lies_in_the_users_cache_directory(monkeypatch, tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import core_distance
-from experiments import cores, files, run, terminal
-from experiments.cores import far_apart
-from experiments.published import METRICS
+from experiments import run
+from experiments.groundwork import cores, files, terminal
+from experiments.groundwork.cores import far_apart
+from experiments.groundwork.published import METRICS
 
 ROOT = Path(__file__).parents[1]
 two_cores = pytest.mark.skipif(
@@ -32,7 +33,7 @@ def test_a_byte_goes_to_another_core_and_back(capsys):
 def test_the_distance_is_the_median_over_the_turns():
     """In a process of its own, as `measure` keeps to a core; the turns take 7, 7 and 900 here."""
     code = """
-from experiments import cores
+from experiments.groundwork import cores
 answers = iter([7, 7, 900])
 turn = cores._turn
 cores._turn = lambda byte: (turn(byte), next(answers))[1]
@@ -86,7 +87,7 @@ def test_jax_starts_as_many_threads_as_are_asked_for_and_may_use_all_cores_later
     """The cores of every thread are listed: JAX's are those that its start adds."""
     code = """
 import os, sys
-from experiments import cores
+from experiments.groundwork import cores
 import jax
 def masks():
     return sorted(len(os.sched_getaffinity(int(t))) for t in os.listdir("/proc/self/task"))

@@ -11,7 +11,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from experiments import compile_cache, doctor, manifest
+from experiments import doctor
+from experiments.groundwork import compile_cache, manifest
 from mnist_jax import compilation, kernels, sources
 
 ROOT = Path(__file__).parents[1]

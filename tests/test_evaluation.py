@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments import evaluation
+from experiments.groundwork import evaluation
 from mnist_jax import train
 from mnist_jax.train import Programs, TrainState
 

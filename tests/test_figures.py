@@ -12,10 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 from simulated import answers, labels, study, timing
 
-from experiments import analysis, figures, published
+from experiments import analysis, figures
 from experiments.analysis.block import Arm
 from experiments.figures import study as study_figures
 from experiments.figures import style
+from experiments.groundwork import published
 from mnist_jax.model import PLACEMENTS
 
 CONFUSION = np.diag([970] * 10) + np.eye(10, k=1, dtype=int) * 12

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import files
-from experiments.files import FileError, Lines
+from experiments.groundwork import files
+from experiments.groundwork.files import FileError, Lines
 
 ROOT = Path(__file__).parents[1]
 ROWS = [
@@ -184,7 +184,7 @@ def test_directories_are_numbered(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from experiments import files
+from experiments.groundwork import files
 with files.locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from experiments import manifest
+from experiments.groundwork import manifest
 from mnist_jax import compilation
 
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")

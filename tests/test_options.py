@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import pytest
 import tyro
 
-from experiments import options, stopping
-from experiments.files import FileError
+from experiments.groundwork import options, stopping
+from experiments.groundwork.files import FileError
 from mnist_jax.sources import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def test_a_signal_ends_a_command_at_any_moment(name):
     body = f"import os; os.kill(os.getpid(), {int(number)})"
     importing = f"from experiments import stopping; stopping.end_at_once(); {body}"
     working = (
-        "from experiments import options\n"
+        "from experiments.groundwork import options\n"
         f"def work():\n    {body}\n    return 0\n"
         "options.leave(options.run_command(work))"
     )
@@ -211,7 +211,7 @@ def test_without_a_standard_output_a_command_works():
     code = (
         "import sys; sys.stdout = None\n"
         "from dataclasses import dataclass\n"
-        "from experiments import options\n"
+        "from experiments.groundwork import options\n"
         "@dataclass(frozen=True)\nclass Config:\n    times: int = 1\n"
         "def body():\n"
         "    options.parse(Config, ['--times', '2'], name='x', description='')\n"

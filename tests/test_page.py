@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from experiments.figures.style import LOOKS
-from experiments.options import UsageError
+from experiments.groundwork.options import UsageError
+from experiments.groundwork.run_directory import Run
 from experiments.page import __main__ as command
 from experiments.page import build, contents
-from experiments.run_directory import Run
 from mnist_jax import digits, torch_weights
 from mnist_jax.data import Split
 from mnist_jax.model import PLACEMENTS, LeNet

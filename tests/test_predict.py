@@ -12,7 +12,8 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import images, predict
+from experiments import predict
+from experiments.groundwork import images
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS
 from mnist_jax.digits import to_mnist

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from experiments import published
+from experiments.groundwork import published
 
 
 def test_there_are_eighty_numbers():

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import small
 
-from experiments import cores, files, options, run, run_directory, settings, terminal
-from experiments.options import UsageError
+from experiments import run
+from experiments.groundwork import cores, files, options, run_directory, settings, terminal
+from experiments.groundwork.options import UsageError
 from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import PLACEMENTS
@@ -178,7 +179,7 @@ def test_a_run_stopped_while_it_writes_an_epoch_continues_to_the_same_bits(
 
             def stop_there(*args, history, function=function, **kwargs):
                 if len(history) == epoch:
-                    patch.setattr(f"experiments.run_directory.{function}", interrupt)
+                    patch.setattr(f"experiments.groundwork.run_directory.{function}", interrupt)
                 return write_epoch(*args, history=history, **kwargs)
 
             patch.setattr(run_directory, "write_epoch", stop_there)

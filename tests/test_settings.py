@@ -7,10 +7,10 @@ from typing import get_args
 import jax
 import pytest
 
-from experiments import files
 from experiments.analysis.block import LABELS
 from experiments.analysis.claims import SCALES
-from experiments.settings import (
+from experiments.groundwork import files
+from experiments.groundwork.settings import (
     BLOCKS,
     CANDIDATES,
     EVALUATIONS,

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import compare, options, run
+from experiments import compare, run
+from experiments.groundwork import options
 from tests import soak
 
 WORKS = {"run": soak.a_run("none", epochs=8), "study": soak.a_study("none", "--epochs", "4")}

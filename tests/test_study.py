@@ -10,9 +10,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import evaluation, files, manifest
-from experiments.files import FileError
-from experiments.settings import EVALUATIONS, SETTINGS, Cell, Setting, keys_of, model_of, sgd
+from experiments.groundwork import evaluation, files, manifest
+from experiments.groundwork.files import FileError
+from experiments.groundwork.settings import (
+    EVALUATIONS,
+    SETTINGS,
+    Cell,
+    Setting,
+    keys_of,
+    model_of,
+    sgd,
+)
 from experiments.study import directory as study_directory
 from experiments.study import hosts, plan, report, results, session, training
 from experiments.study.plan import Group, Saved, Task

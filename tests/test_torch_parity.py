@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from benchmarks import program, torch_program
-from experiments import files, parity, settings
+from experiments import parity
+from experiments.groundwork import files, settings
 from mnist_jax import metrics, torch_weights, train
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import PLACEMENTS, LeNet

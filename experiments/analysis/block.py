@@ -22,7 +22,7 @@ from experiments.analysis.runs import (
     final,
     reaches_its_end,
 )
-from experiments.settings import RATES, SETTINGS, model_of, variant_at
+from experiments.groundwork.settings import RATES, SETTINGS, model_of, variant_at
 from mnist_jax.model import Placement, centres
 
 

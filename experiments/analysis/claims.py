@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from experiments import published
 from experiments.analysis import paired as pairs
 from experiments.analysis.paired import LEVEL, paired
 from experiments.analysis.runs import FINAL, comparable, evaluated, evaluations_of, final
-from experiments.settings import SETTINGS, WITH_BLOCK
+from experiments.groundwork import published
+from experiments.groundwork.settings import SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 Row = Mapping[Any, Any]  # of the evidence

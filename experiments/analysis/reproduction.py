@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from experiments import published
+from experiments.groundwork import published
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from experiments import published
-from experiments.settings import EVALUATIONS, SETTINGS
+from experiments.groundwork import published
+from experiments.groundwork.settings import EVALUATIONS, SETTINGS
 
 FINAL = "test_accuracy_percent"
 GUESSING = np.log(10.0)  # nats: the loss of a network for which every digit is equally likely

@@ -2,7 +2,7 @@
 
 Three things are not stated: how momentum enters the step, the scale of the pixels, and how batch
 normalisation was told to normalise the test images. A cell is one choice of all three: a variant of
-`experiments.settings.CANDIDATES` and one of `experiments.settings.EVALUATIONS`.
+`groundwork.settings.CANDIDATES` and one of `groundwork.settings.EVALUATIONS`.
 
 A cell's score is the sum over the report's 80 numbers of the log density of the predictive
 Student-t distribution (mean, sd · sqrt(1 + 1/n), n - 1 degrees of freedom), on the scales of
@@ -34,7 +34,7 @@ from experiments.analysis.reproduction import (
     transformed,
 )
 from experiments.analysis.runs import evaluated, evaluations_of, final
-from experiments.settings import CANDIDATES, SETTINGS
+from experiments.groundwork.settings import CANDIDATES, SETTINGS
 
 SEEDS = 30  # that are used of each cell
 RESAMPLES = 500

@@ -11,7 +11,7 @@ from experiments.analysis import block, claims, per_class, reproduction, setting
 from experiments.analysis.per_class import Answers
 from experiments.analysis.reproduction import Rank
 from experiments.analysis.runs import complete_runs, diverged, evaluated, evaluations_of
-from experiments.settings import CANDIDATES, EVALUATIONS, SETTINGS, WITH_BLOCK
+from experiments.groundwork.settings import CANDIDATES, EVALUATIONS, SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 # The columns of each table that are shown, in their order, and how their numbers are printed.

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments import published
 from experiments.figures.style import (
     LOOKS,
     REPORT,
@@ -19,6 +18,7 @@ from experiments.figures.style import (
     save,
     styled,
 )
+from experiments.groundwork import published
 
 
 def curves(history: Sequence[Mapping[str, float]], placement: str, path: Path) -> None:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from experiments import published
 from experiments.analysis import Answers, Tables, complete_runs, evaluated, pooled_confusion
 from experiments.analysis.block import AS_LARGE, LABELS, LONGER, NORM_ONLY, WHOLE, Arm
 from experiments.analysis.runs import evaluations_of, reaches_its_end
@@ -31,7 +30,8 @@ from experiments.figures.style import (
     styled,
 )
 from experiments.figures.timing import epoch_times
-from experiments.settings import CANDIDATES, SETTINGS, WITH_BLOCK
+from experiments.groundwork import published
+from experiments.groundwork.settings import CANDIDATES, SETTINGS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 DRAWN = (  # the figures of a study

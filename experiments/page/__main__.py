@@ -7,7 +7,7 @@ tables and figures of a study.
 """
 
 if __name__ == "__main__":
-    from experiments import stopping
+    from experiments.groundwork import stopping
 
     stopping.end_at_once()  # before the imports that follow, which take a second
 
@@ -19,11 +19,11 @@ from typing import Annotated
 
 import tyro
 
-from experiments import files, options, terminal
-from experiments.options import DataOptions, OptionalPath, UsageError, refuse
+from experiments.groundwork import files, options, terminal
+from experiments.groundwork.options import DataOptions, OptionalPath, UsageError, refuse
+from experiments.groundwork.run_directory import Run, open_run
 from experiments.page.build import render
 from experiments.page.contents import gather, read_study
-from experiments.run_directory import Run, open_run
 from mnist_jax.data import DatasetName, load_mnist
 
 

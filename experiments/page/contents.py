@@ -19,9 +19,9 @@ import numpy as np
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from experiments import published
-from experiments.options import UsageError
-from experiments.run_directory import Run, open_weights
+from experiments.groundwork import published
+from experiments.groundwork.options import UsageError
+from experiments.groundwork.run_directory import Run, open_weights
 from mnist_jax import compilation, metrics, torch_weights, train
 from mnist_jax.data import Split
 from mnist_jax.disk import read_regular

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.files import (
+from experiments.groundwork.files import (
     FileError,
     append_lines,
     as_json,

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from experiments import cores
-from experiments.options import UsageError, refuse
+from experiments.groundwork import cores
+from experiments.groundwork.options import UsageError, refuse
 
 _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")  # Slurm's and Open MPI's number of a process
 

@@ -7,7 +7,7 @@ A run is a variant (a key of `settings.SETTINGS`), a placement and a seed. A row
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.settings import Cell
+from experiments.groundwork.settings import Cell
 from mnist_jax.checkpoint import Checkpoint
 from mnist_jax.model import Placement
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments import files
-from experiments.files import FileError
-from experiments.settings import PLAN, SETTINGS
+from experiments.groundwork import files
+from experiments.groundwork.files import FileError
+from experiments.groundwork.settings import PLAN, SETTINGS
 from experiments.study import results as study_results
 from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING
 from experiments.study.plan import Row, finished, groups, left_out

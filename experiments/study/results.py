@@ -34,8 +34,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import files
-from experiments.files import FileError
+from experiments.groundwork import files
+from experiments.groundwork.files import FileError
 from experiments.study import directory as study_directory
 from experiments.study.directory import MANIFEST, RESULTS, TIMING
 from experiments.study.plan import Row, run_of

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.evaluation import in_file_order
-from experiments.manifest import differences, manifest
-from experiments.settings import Cell, Setting
+from experiments.groundwork.evaluation import in_file_order
+from experiments.groundwork.manifest import differences, manifest
+from experiments.groundwork.settings import Cell, Setting
 from experiments.study import directory as files
 from experiments.study import hosts
 from experiments.study.plan import Group, Task, finished, groups, left_to_do

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.evaluation import evaluate_all, original
-from experiments.files import FileError
-from experiments.settings import (
+from experiments.groundwork.evaluation import evaluate_all, original
+from experiments.groundwork.files import FileError
+from experiments.groundwork.settings import (
     EVALUATIONS,
     Setting,
     keys_of,

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from experiments.options import UsageError
+from experiments.groundwork.options import UsageError
 
 MAX_BYTES = 256 * 2**20  # JAX removes what was not used for longest; a run needs about 2 MiB
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments.options import UsageError
-from experiments.published import Compared
+from experiments.groundwork.options import UsageError
+from experiments.groundwork.published import Compared
 from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
 from mnist_jax.train import Evaluation

@@ -19,9 +19,9 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 
 import tyro
 
-from experiments import cores
-from experiments.files import FileError
-from experiments.stopping import Stopped, stoppable
+from experiments.groundwork import cores
+from experiments.groundwork.files import FileError
+from experiments.groundwork.stopping import Stopped, stoppable
 from mnist_jax.sources import DataError
 
 OK, FAILED, USAGE = 0, 1, 2  # exit statuses; after a signal it is 128 plus the signal's number

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from experiments import cores
+from experiments.groundwork import cores
 from mnist_jax import compilation
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "chex", "tensorflow-datasets")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def manifest(digests: Mapping[str, str], *, threads: int | None = None) -> dict[str, Any]:

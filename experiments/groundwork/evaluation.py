@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.settings import EVALUATIONS
+from experiments.groundwork.settings import EVALUATIONS
 from mnist_jax.data import Split
 from mnist_jax.prepare import tfds_order
 from mnist_jax.train import Evaluation, Programs, TrainState, Variables, variables_of

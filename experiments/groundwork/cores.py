@@ -37,7 +37,7 @@ PATIENCE = 10  # seconds until a measurement is given up
 _MEASURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from experiments import cores
+from experiments.groundwork import cores
 print(cores.measure(int(sys.argv[2])))
 """
 
@@ -105,7 +105,7 @@ def distance(turns: int = TURNS) -> float | None:
     """
     if not can_choose() or count() < 2:
         return None
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     try:
         done = subprocess.run(
             [sys.executable, "-S", "-c", _MEASURE, root, str(turns)],

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.files import as_json, as_lines, read_json, write_whole, writing
-from experiments.options import UsageError
+from experiments.groundwork.files import as_json, as_lines, read_json, write_whole, writing
+from experiments.groundwork.options import UsageError
 from mnist_jax import checkpoint, torch_weights
 from mnist_jax.checkpoint import Checkpoint, CheckpointError
 from mnist_jax.data import PIXELS, Pixels
