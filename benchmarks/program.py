@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import tyro
-
-from experiments.groundwork import cores, files, options, settings, terminal
 from experiments.groundwork.manifest import manifest
 from experiments.groundwork.options import (
     DataOptions,
@@ -22,7 +20,9 @@ from experiments.groundwork.options import (
     refuse,
     refuse_unless_positive,
 )
-from experiments.groundwork.settings import Schedule
+
+from experiments.groundwork import cores, files, options, settings, terminal
+from experiments.groundwork.recipe import Schedule
 from mnist_jax.data import TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import Placement
 

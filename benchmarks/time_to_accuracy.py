@@ -5,7 +5,7 @@
 
 The report trains ten epochs at a constant learning rate and ends at 98.71 % test accuracy with the
 block before fc1, and at 98.79 % with the block after it. In this benchmark the learning rate
-follows one cycle of cosines over the whole training (`groundwork.settings.one_cycle`), in JAX and
+follows one cycle of cosines over the whole training (`groundwork.variants.one_cycle`), in JAX and
 in PyTorch alike.
 
 Method. A schedule depends on the number of epochs, so each number in `--epochs` is a training of
@@ -43,6 +43,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import scipy.stats
 import tyro
+from experiments.groundwork.options import (
+    DataOptions,
+    FailedError,
+    OptionalPath,
+    may_be_absent,
+    refuse,
+)
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -51,13 +58,6 @@ from benchmarks import processes
 from benchmarks.processes import ProcessError
 from benchmarks.program import Statistics
 from experiments.groundwork import files, options, published, settings, terminal
-from experiments.groundwork.options import (
-    DataOptions,
-    FailedError,
-    OptionalPath,
-    may_be_absent,
-    refuse,
-)
 
 OURS = "mnist_jax"
 HELD_OUT = 10_000

@@ -7,13 +7,13 @@
 
 A study is a directory, whose files `experiments.study.directory` lists. The first command trains
 the runs that the directory does not have yet and then makes tables and figures; after each epoch it
-evaluates the test images in the three ways that `groundwork.settings.EVALUATIONS` names. The
+evaluates the test images in the three ways that `groundwork.variants.EVALUATIONS` names. The
 second remakes tables and figures from the files, and trains nothing. The third writes a study as a
 few small files that can be committed, from which the fourth makes the same tables and figures.
 
 --resume continues an interrupted study, of which no more than the epoch in progress is lost, or
 adds seeds, placements or variants to a finished one. So several commands can make a study whose
-variants have different numbers of seeds. --plan trains a part of `groundwork.settings.PLAN` and
+variants have different numbers of seeds. --plan trains a part of `groundwork.variants.PLAN` and
 makes no tables, because they are to be looked at only when every part is done.
 
 Several hosts can each train a share of the seeds. Start the same command on all of them, under a
@@ -54,7 +54,7 @@ from experiments.groundwork.options import (
     refuse,
     refuse_unless_positive,
 )
-from experiments.groundwork.settings import PLAN, SETTINGS, Cell, Setting, best_rate_cells, cells
+from experiments.groundwork.variants import PLAN, VARIANTS, Cell, Setting, best_rate_cells, cells
 from experiments.study import directory as study_directory
 from experiments.study import hosts, report, results
 from experiments.study.plan import Group
@@ -76,7 +76,7 @@ if TYPE_CHECKING:  # a type checker does not know what the dictionaries hold
     Variant = str
     Part = str
 else:
-    Variant, Part = Literal[tuple(SETTINGS)], Literal[PARTS]
+    Variant, Part = Literal[tuple(VARIANTS)], Literal[PARTS]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def check(config: Config) -> None:
     # The tables end with the epochs of a setting; the answers would be those of older networks.
     planned = [cell.variant for cell in PLAN.get(config.plan or "", ())]
     for name in planned or config.variants:
-        if config.epochs is not None and config.epochs > (most := SETTINGS[name].epochs):
+        if config.epochs is not None and config.epochs > (most := VARIANTS[name].epochs):
             refuse("epochs", f"at most {most}, which {name} has", config.epochs)
     out = config.out or OUT
     if config.from_dir is not None:
@@ -265,7 +265,7 @@ def _cells(
 
 def _settings(asked: Sequence[Cell], epochs: int | None) -> dict[str, Setting]:
     """The settings of the variants, with another number of epochs where one is given."""
-    settings = {cell.variant: SETTINGS[cell.variant] for cell in asked}
+    settings = {cell.variant: VARIANTS[cell.variant] for cell in asked}
     if epochs is None:
         return settings
     return {name: setting._replace(epochs=epochs) for name, setting in settings.items()}

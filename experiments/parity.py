@@ -47,7 +47,7 @@ from experiments.groundwork.options import (
     UsageError,
     refuse,
 )
-from experiments.groundwork.settings import Normalisation, Setting
+from experiments.groundwork.variants import Normalisation, Setting
 from mnist_jax import compilation, metrics, torch_weights, train
 from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import LeNet, Placement

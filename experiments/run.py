@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from mnist_jax.checkpoint import Checkpoint, CheckpointError, restore
 from rich.console import Console
 
 from experiments.groundwork import (
@@ -55,9 +56,9 @@ from experiments.groundwork.options import (
     refuse,
     refuse_unless_positive,
 )
-from experiments.groundwork.settings import Evaluation, Normalisation, Schedule
+from experiments.groundwork.recipe import Schedule
+from experiments.groundwork.variants import Evaluation, Normalisation
 from mnist_jax import metrics, parallel, train
-from mnist_jax.checkpoint import Checkpoint, CheckpointError, restore
 from mnist_jax.data import (
     PIXELS,
     TEST_SIZE,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.analysis import Answers
 from experiments.groundwork import published
-from experiments.groundwork.settings import CANDIDATES, SETTINGS
+from experiments.groundwork.variants import CANDIDATES, VARIANTS
 from mnist_jax.model import PLACEMENTS, Placement
 
 BLOCKS = ("before_fc1", "after_fc1")
@@ -37,7 +37,7 @@ def study(
 
     Args:
       seeds: how many, from 0.
-      variants: keys of `SETTINGS`.
+      variants: keys of `VARIANTS`.
       placements: of the block.
       epochs: the number of epochs; None means that of each setting.
       gain: points of accuracy by placement, or by variant/placement.
@@ -48,13 +48,13 @@ def study(
     """
     rng = np.random.default_rng(rng_seed)
     history = published.HISTORY["before_fc1"]
-    longest = max(epochs or SETTINGS[variant].epochs for variant in variants)
+    longest = max(epochs or VARIANTS[variant].epochs for variant in variants)
     curve = np.array([line[1:] for line in history])[np.minimum(np.arange(longest), 9)]  # [E, 4]
     shared = rng.normal(size=(seeds, longest, 1))
     tables = []
     for variant in variants:
         for placement in placements:
-            count = epochs or SETTINGS[variant].epochs
+            count = epochs or VARIANTS[variant].epochs
             own, run = rng.normal(size=(seeds, count, 1)), rng.normal(size=(seeds, 1, 1))
             noise = sd * (own + run + shared[:, :count]) / np.sqrt(3)
             better = shift.get(variant, -6.0)

@@ -35,13 +35,13 @@ import hypothesis
 import jax
 import numpy as np
 import safetensors.numpy
+from experiments.groundwork.files import FileError
+from experiments.groundwork.options import UsageError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from experiments.groundwork import files, run_directory
-from experiments.groundwork.files import FileError
-from experiments.groundwork.options import UsageError
-from experiments.groundwork.settings import SETTINGS, Cell
+from experiments.groundwork.variants import VARIANTS, Cell
 from experiments.study import directory as study_directory
 from experiments.study import report, results, session
 from mnist_jax import prepare
@@ -417,7 +417,7 @@ def prepared_victims(root: Path) -> Iterator[list[Victim]]:
 
 def train_study(out: Path, stop_after: int | None = None) -> list[str]:
     """Trains what a study of two seeds and three epochs has not got; returns what was noted."""
-    setting = {"report": SETTINGS["report"]._replace(epochs=3)}
+    setting = {"report": VARIANTS["report"]._replace(epochs=3)}
     asked = [Cell("report", "none", range(2))]  # it compiles fastest
     with study_directory.opened(out):
         begun = session.begin(out, setting, asked, small.splits())

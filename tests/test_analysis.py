@@ -10,7 +10,8 @@ from simulated import answers, labels, study, timing
 from experiments import analysis
 from experiments.analysis.runs import FINAL, evaluated, evaluations_of, final
 from experiments.groundwork import published
-from experiments.groundwork.settings import EVALUATIONS, SETTINGS
+from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.variants import VARIANTS
 
 # Of the columns that stand beside each other: what is trained first, then by evaluation.
 ORDER = {name: place for place, name in enumerate(["", *EVALUATIONS, *published.METRICS])}
@@ -76,8 +77,8 @@ def test_a_run_that_diverged_counts(results):
 def test_each_variant_has_a_last_epoch_of_its_own():
     runs = analysis.complete_runs(study(3, variants=("report", "longer")))
     last = runs.groupby("variant")["epoch"].max()
-    assert last["report"] == SETTINGS["report"].epochs == 10
-    assert last["longer"] == SETTINGS["longer"].epochs == 30
+    assert last["report"] == VARIANTS["report"].epochs == 10
+    assert last["longer"] == VARIANTS["longer"].epochs == 30
     assert len(final(runs, "longer", "none")) == 3
 
 

@@ -6,7 +6,7 @@ import pytest
 from simulated import GAIN, study
 
 from experiments.analysis import block, complete_runs, paired
-from experiments.groundwork.settings import RATES, REPORT, SETTINGS, model_of, variant_at
+from experiments.groundwork.variants import RATES, REPORT, VARIANTS, model_of, variant_at
 from mnist_jax.model import NormReLU
 
 BEFORE, AFTER = "before_fc1", "after_fc1"
@@ -44,7 +44,7 @@ def test_contrasts_add_up_to_nothing():
     rates = {"none": 0.01, BEFORE: 0.03, AFTER: 0.001}
     for contrast in block.contrasts_of(rates):
         assert sum(contrast.weights.values()) == pytest.approx(0), contrast.name
-        assert all(arm.variant in SETTINGS for arm in contrast.weights)
+        assert all(arm.variant in VARIANTS for arm in contrast.weights)
 
 
 def test_the_plans_contrasts_are_all_there():
@@ -132,9 +132,9 @@ def test_each_variant_has_the_parts_that_its_name_says():
         "plain_block": (False, False),
     }
     for variant, (shortcut, normalise) in parts.items():
-        made = model_of(SETTINGS[variant], BEFORE).resnet_block
+        made = model_of(VARIANTS[variant], BEFORE).resnet_block
         assert (made.shortcut, made.normalise) == (shortcut, normalise), variant
-    assert isinstance(model_of(SETTINGS["batch_norm_only"], BEFORE).resnet_block, NormReLU)
+    assert isinstance(model_of(VARIANTS["batch_norm_only"], BEFORE).resnet_block, NormReLU)
 
 
 def test_the_power_that_the_plan_promises_for_the_contrasts():
@@ -244,10 +244,10 @@ def test_the_chosen_rates_networks_are_compared():
 
 def test_the_plan_is_not_changed_by_accident():
     assert RATES == (0.001, 0.003, 0.01, 0.03, 0.1)
-    assert SETTINGS["longer"] == REPORT._replace(epochs=30)
-    assert SETTINGS["wide_134"] == REPORT._replace(fc1_features=134)
-    assert SETTINGS["wide_206"] == REPORT._replace(fc1_features=206)
+    assert VARIANTS["longer"] == REPORT._replace(epochs=30)
+    assert VARIANTS["wide_134"] == REPORT._replace(fc1_features=134)
+    assert VARIANTS["wide_206"] == REPORT._replace(fc1_features=206)
     for rate in RATES:
-        tried = SETTINGS[block.held_out_at(rate)]
+        tried = VARIANTS[block.held_out_at(rate)]
         assert tried == REPORT._replace(learning_rate=rate, held_out=10_000)
-        assert SETTINGS[variant_at(rate)] == REPORT._replace(learning_rate=rate)
+        assert VARIANTS[variant_at(rate)] == REPORT._replace(learning_rate=rate)

@@ -10,7 +10,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from experiments.analysis import claims, complete_runs, paired
 from experiments.groundwork import published
-from experiments.groundwork.settings import WITH_BLOCK
+from experiments.groundwork.variants import WITH_BLOCK
 
 BLOCK_VARIANTS = ("report", "mnist", "no_momentum", "no_momentum_mnist")
 

@@ -8,7 +8,8 @@ from simulated import held_out, study
 
 from experiments.analysis import complete_runs, evaluated, settings
 from experiments.groundwork import published
-from experiments.groundwork.settings import CANDIDATES, EVALUATIONS, SETTINGS
+from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.variants import CANDIDATES, VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_the_cell_that_made_the_numbers_is_named(monkeypatch, results, variant, 
     assert (best["variant"], best["evaluation"], best["behind"]) == (variant, evaluation, 0)
     assert best["best_share"] > 0.9
     said = settings.statements(cells).set_index("thing")
-    assert said.loc["pixels", "says"] == SETTINGS[variant].normalisation
+    assert said.loc["pixels", "says"] == VARIANTS[variant].normalisation
     assert said.loc["evaluation", "says"] == evaluation
     assert np.isnan(said.loc["step", "lead"])  # all have the same
     for thing in ("pixels", "evaluation"):
@@ -111,7 +112,7 @@ def test_a_typical_lead_is_one_of_nine_in_ten(results):
     assert cells is not None
     best = int(settings._log_density(cells, cells.curves).argmax())
     said = settings.statements(cells).set_index("thing").loc["pixels"]
-    other = [SETTINGS[variant].normalisation != said["says"] for variant, _ in cells.names]
+    other = [VARIANTS[variant].normalisation != said["says"] for variant, _ in cells.names]
     scores = settings.own_scores(cells)[best]
     leads = scores[:, np.logical_not(other)].max(axis=1) - scores[:, other].max(axis=1)
     expected = np.quantile(leads, (0.05, 0.95))
@@ -158,7 +159,7 @@ def test_the_plan_is_not_changed_by_accident():
     assert settings.SEEDS == 30
     assert settings.RESAMPLES == 500
     assert len(CANDIDATES) == 8
-    assert set(CANDIDATES) <= set(SETTINGS)
+    assert set(CANDIDATES) <= set(VARIANTS)
     steps = {name: (s.momentum, s.learning_rate, s.normalisation) for name, s in CANDIDATES.items()}
     assert steps == {
         "report": (0.9, 0.001, "half"),

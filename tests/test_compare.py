@@ -14,11 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from experiments.groundwork.options import UsageError
 
 from experiments import compare
 from experiments.groundwork import files
-from experiments.groundwork.options import UsageError
-from experiments.groundwork.settings import PLAN, SETTINGS, Cell
+from experiments.groundwork.variants import PLAN, VARIANTS, Cell
 from experiments.page import contents
 from experiments.study import directory as study_directory
 from experiments.study import hosts
@@ -100,7 +100,7 @@ def asked(synthetic, monkeypatch) -> list[Cell]:
     cells: list[Cell] = []
 
     def begin(_, settings, asked, *__):
-        assert settings == {cell.variant: SETTINGS[cell.variant] for cell in asked}
+        assert settings == {cell.variant: VARIANTS[cell.variant] for cell in asked}
         cells.extend(asked)
         raise UsageError("enough")
 
@@ -125,7 +125,7 @@ def test_the_best_rates_are_those_of_the_part_before(asked, tmp_path, capsys):
         | {"test_loss": 0.1, "train_loss": 0.1, "train_accuracy_percent": 98.0}
         | {"test_accuracy_percent": 98.0 - (rate != best[cell.placement])}
         for cell in PLAN["rates"]
-        for rate in (SETTINGS[cell.variant].learning_rate,)
+        for rate in (VARIANTS[cell.variant].learning_rate,)
         for seed in cell.seeds
         for epoch in range(1, 11)
     ]
@@ -140,10 +140,10 @@ def test_the_best_rates_are_those_of_the_part_before(asked, tmp_path, capsys):
     assert "not all tried yet, held_out_0.1/after_fc1, seeds 2000 to 2002 are unfinished" in said
     files.write_whole(tmp_path / "results.jsonl", files.as_lines(rows))
     assert compare.main(command) == 2
-    assert [(cell.placement, SETTINGS[cell.variant].learning_rate) for cell in asked] == [
+    assert [(cell.placement, VARIANTS[cell.variant].learning_rate) for cell in asked] == [
         *best.items()
     ]
-    assert not any(SETTINGS[cell.variant].held_out for cell in asked)
+    assert not any(VARIANTS[cell.variant].held_out for cell in asked)
 
 
 def test_the_plan_says_which_runs(capsys, monkeypatch):
@@ -433,7 +433,7 @@ def test_help_lists_what_is_allowed_in_80_columns(monkeypatch, capsys):
     assert max(map(len, text.splitlines())) <= 80
     words = re.sub(r"[\s│]+", " ", text)
     assert f"{{{','.join(PLACEMENTS)}}}" in words
-    assert all(name in words for name in SETTINGS)
+    assert all(name in words for name in VARIANTS)
     assert "python -m experiments.compare" in words
 
 

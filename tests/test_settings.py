@@ -10,19 +10,18 @@ import pytest
 from experiments.analysis.block import LABELS
 from experiments.analysis.claims import SCALES
 from experiments.groundwork import files
-from experiments.groundwork.settings import (
-    BLOCKS,
+from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.recipe import BLOCKS, keys_of
+from experiments.groundwork.variants import (
     CANDIDATES,
-    EVALUATIONS,
     PEAK_LEARNING_RATE,
     PLAN,
     RATES,
     REPORT,
-    SETTINGS,
+    VARIANTS,
     Evaluation,
     Normalisation,
     best_rate_cells,
-    keys_of,
     rate_and_cycle,
     variant_at,
 )
@@ -40,7 +39,7 @@ def test_the_choices_of_commands_are_those_that_there_are():
 
 
 def test_every_setting_names_pixels_and_a_block():
-    for name, setting in SETTINGS.items():
+    for name, setting in VARIANTS.items():
         assert setting.normalisation in PIXELS, name
         assert setting.block in BLOCKS, name
 
@@ -55,12 +54,12 @@ def test_every_setting_names_pixels_and_a_block():
     ],
 )
 def test_another_block_is_all_that_tells_a_variant_from_the_report(variant, block):
-    assert SETTINGS[variant] == REPORT._replace(block=block)
+    assert VARIANTS[variant] == REPORT._replace(block=block)
 
 
 def test_each_network_stands_in_the_plan_once():
     assert len(PLANNED) == sum(map(len, PLAN.values()))
-    assert {variant for variant, _ in PLANNED} <= set(SETTINGS)
+    assert {variant for variant, _ in PLANNED} <= set(VARIANTS)
 
 
 @pytest.mark.parametrize("part", [*PLAN, "best_rates"])
@@ -72,13 +71,13 @@ def test_the_plan_in_words_has_every_part(part):
 def test_the_size_of_the_plan_is_as_it_says():
     """With the last three cells, which follow from the rates that are chosen."""
     runs = sum(map(len, PLANNED.values())) + 3 * 30
-    epochs = sum(len(seeds) * SETTINGS[name].epochs for (name, _), seeds in PLANNED.items()) + 900
+    epochs = sum(len(seeds) * VARIANTS[name].epochs for (name, _), seeds in PLANNED.items()) + 900
     assert f"{runs:,} runs and {epochs:,} epochs" in WORDS
 
 
 def test_seeds_are_fresh_and_others_choose_the_rates():
     for (variant, placement), seeds in PLANNED.items():
-        first = 2000 if SETTINGS[variant].held_out else 1000
+        first = 2000 if VARIANTS[variant].held_out else 1000
         assert seeds.start == first, (variant, placement)
 
 
@@ -100,15 +99,15 @@ def test_every_arm_is_trained():
 
 def test_rates_are_tried_for_every_network_and_the_best_one_trained():
     tried = {
-        (SETTINGS[variant].learning_rate, placement, len(seeds))
+        (VARIANTS[variant].learning_rate, placement, len(seeds))
         for (variant, placement), seeds in PLANNED.items()
-        if SETTINGS[variant].held_out == 10_000
+        if VARIANTS[variant].held_out == 10_000
     }
     assert tried == {(rate, placement, 3) for rate in RATES for placement in PLACEMENTS}
     cells = best_rate_cells({"none": 0.03, "before_fc1": 0.001, "after_fc1": 0.01})
     assert [cell.variant for cell in cells] == ["rate_0.03", "report", "rate_0.01"]
     assert {(cell.seeds.start, len(cell.seeds)) for cell in cells} == {(1000, 30)}
-    assert SETTINGS[variant_at(0.1)] == REPORT._replace(learning_rate=0.1)
+    assert VARIANTS[variant_at(0.1)] == REPORT._replace(learning_rate=0.1)
 
 
 @pytest.mark.parametrize(

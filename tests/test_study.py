@@ -9,23 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from experiments.groundwork.files import FileError
+from mnist_jax.checkpoint import Checkpoint
 
 from experiments.groundwork import evaluation, files, manifest
-from experiments.groundwork.files import FileError
-from experiments.groundwork.settings import (
-    EVALUATIONS,
-    SETTINGS,
-    Cell,
-    Setting,
-    keys_of,
-    model_of,
-    sgd,
-)
+from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.recipe import keys_of
+from experiments.groundwork.variants import VARIANTS, Cell, Setting, model_of, sgd
 from experiments.study import directory as study_directory
 from experiments.study import hosts, plan, report, results, session, training
 from experiments.study.plan import Group, Saved, Task
 from mnist_jax import checkpoint, parallel, train
-from mnist_jax.checkpoint import Checkpoint
 from mnist_jax.data import Split
 from mnist_jax.prepare import tfds_order
 
@@ -56,7 +50,7 @@ def study(
 
 def short(*variants: str) -> dict[str, Setting]:
     """Settings with fewer epochs."""
-    return {name: SETTINGS[name]._replace(epochs=EPOCHS) for name in variants}
+    return {name: VARIANTS[name]._replace(epochs=EPOCHS) for name in variants}
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -172,7 +166,7 @@ def test_every_seed_and_epoch_has_a_row(whole):
 def test_a_seed_equals_its_single_run(whole, synthetic):
     """The same keys, batches and arithmetic as `experiments.run`."""
     init_key, order_key = keys_of(2)
-    setting = SETTINGS["report"]
+    setting = VARIANTS["report"]
     programs = train.compiled(model_of(setting, "none"), sgd(0.001, 0.9))
     train_split, test_split = synthetic
     state = programs.init_state(init_key)
@@ -220,7 +214,7 @@ def test_a_single_run_is_evaluated_in_the_order_of_the_files_too(synthetic, in_f
 def test_an_epoch_is_evaluated_three_ways(with_block, synthetic, in_file_order):
     """Each as a single run's programs do it, in the order of the files where that matters."""
     init_key, order_key = keys_of(1)
-    model = model_of(SETTINGS["batch_norm_only"], "after_fc1")
+    model = model_of(VARIANTS["batch_norm_only"], "after_fc1")
     programs = train.compiled(model, sgd(0.001, 0.9))
     train_split, test_split = in_file_order
     state = programs.init_state(init_key)
@@ -275,7 +269,7 @@ def test_the_last_epoch_holds_what_was_said_of_each_test_image(with_block, in_fi
 
 def test_held_out_images_are_not_trained_on(synthetic, tmp_path):
     """The last training images, in place of the test images; nothing of it is an answer."""
-    setting = SETTINGS["held_out_0.001"]._replace(epochs=1, held_out=50)
+    setting = VARIANTS["held_out_0.001"]._replace(epochs=1, held_out=50)
     out = tmp_path / "study"
     with study_directory.opened(out):
         begun = session.begin(
@@ -296,7 +290,7 @@ def test_held_out_images_are_not_trained_on(synthetic, tmp_path):
 
 def test_variants_have_their_own_numbers_of_epochs(synthetic, tmp_path):
     settings = {
-        name: SETTINGS[name]._replace(epochs=n) for name, n in (("report", 1), ("longer", 2))
+        name: VARIANTS[name]._replace(epochs=n) for name, n in (("report", 1), ("longer", 2))
     }
     with study_directory.opened(tmp_path):
         begun = session.begin(
@@ -562,7 +556,7 @@ def test_a_checkpoint_that_lies_is_refused(begun, synthetic, change):
 def shapes(splits: Any) -> Any:
     """The structure of the states in a checkpoint of three seeds."""
     state = jax.eval_shape(
-        train.compiled(model_of(SETTINGS["report"], "none"), sgd(0.001, 0.9)).init_state,
+        train.compiled(model_of(VARIANTS["report"], "none"), sgd(0.001, 0.9)).init_state,
         jax.random.key(0),
     )
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), state)

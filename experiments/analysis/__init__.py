@@ -1,11 +1,11 @@
 """The study's statistics: from a table of results to the tables that the READMEs show.
 
 A result is one row of a table. It has the columns variant (a key of
-`groundwork.settings.SETTINGS`), placement, seed, epoch and the four metrics of
+`groundwork.variants.VARIANTS`), placement, seed, epoch and the four metrics of
 `published.METRICS`, for which the test images were normalised with running statistics. In a variant
 that held out training images, those stand in the place of the test images. Further columns such as
 `batch_test_loss` hold loss and accuracy of the test images in the two other evaluations of
-`groundwork.settings.EVALUATIONS`. The answers to each test image after the last epoch are kept
+`groundwork.variants.EVALUATIONS`. The answers to each test image after the last epoch are kept
 apart, as `per_class.Answers`. Equal seeds saw equal batches in equal order, whatever the placement
 and the variant, so comparisons are paired by seed. Nothing here trains, draws or prints.
 

@@ -22,7 +22,7 @@ from experiments.analysis.runs import (
     final,
     reaches_its_end,
 )
-from experiments.groundwork.settings import RATES, SETTINGS, model_of, variant_at
+from experiments.groundwork.variants import RATES, VARIANTS, model_of, variant_at
 from mnist_jax.model import Placement, centres
 
 
@@ -222,7 +222,7 @@ def trained_parameters(variant: str, placement: Placement) -> int:
     with its centre only, and its eight other weights always meet zeros.
     """
     images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
-    model = model_of(SETTINGS[variant], placement)
+    model = model_of(VARIANTS[variant], placement)
 
     def trained(key: jax.Array, images: jax.Array) -> Any:
         return centres(model, model.init(key, images, train=False)["params"])
@@ -279,7 +279,7 @@ def held_out_at(rate: float) -> str:
     """The setting in which a learning rate is tried on held-out images."""
     return next(
         name
-        for name, setting in SETTINGS.items()
+        for name, setting in VARIANTS.items()
         if setting.held_out and setting.learning_rate == rate
     )
 

@@ -17,7 +17,7 @@ from experiments.analysis import paired as pairs
 from experiments.analysis.paired import LEVEL, paired
 from experiments.analysis.runs import FINAL, comparable, evaluated, evaluations_of, final
 from experiments.groundwork import published
-from experiments.groundwork.settings import SETTINGS, WITH_BLOCK
+from experiments.groundwork.variants import VARIANTS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 Row = Mapping[Any, Any]  # of the evidence
@@ -154,8 +154,7 @@ def _judge_gain(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
     unequal = rows[(rows["reading"] != "equal settings") & (rows["evaluation"] == PRIMARY)]
     groups = [(str(name), group) for name, group in unequal.groupby("variant", sort=False)]
     gains = " and ".join(
-        f"{_span(group['effect'])} with pixels {SETTINGS[name].normalisation}"
-        for name, group in groups
+        f"{_span(group['effect'])} with pixels {VARIANTS[name].pixels}" for name, group in groups
     )
     detail = f"at equal settings the block is worth {_span(equal['effect'])} points"
     detail += f"; the report's words allow {reported}"
@@ -167,9 +166,7 @@ def _judge_gain(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
         return f"{asked}does not hold{caveat}", detail
     if _within_reported(equal).all():
         return f"{asked}holds{caveat}", detail
-    fitting = [
-        SETTINGS[name].normalisation for name, group in groups if _within_reported(group).all()
-    ]
+    fitting = [VARIANTS[name].pixels for name, group in groups if _within_reported(group).all()]
     if fitting:
         needed = f"a baseline without momentum and with pixels {' or '.join(fitting)}"
         return f"{asked}the sign holds{caveat}; the size only against {needed}", detail
@@ -350,7 +347,7 @@ def _judge_speed(rows: pd.DataFrame, p: float, caveat: str) -> tuple[str, str]:
         for name, places in (("with a block", WITH_BLOCK), ("without one", ("none",)))
     }
     parts = [
-        f"at learning rate {SETTINGS['report'].learning_rate:g} the training loss of epochs 1 and "
+        f"at learning rate {VARIANTS['report'].learning_rate:g} the training loss of epochs 1 and "
         f"2 is {factors.min():.2f} to {factors.max():.2f} times as high without normalisation"
     ]
     parts += [
@@ -468,7 +465,7 @@ def _order_detail(
     rows: pd.DataFrame, gaps: list[dict[Any, Any]], main: list[dict[Any, Any]]
 ) -> str:
     parts = [
-        f"pixels {SETTINGS[row['variant']].normalisation}, {row['evaluation']} statistics: "
+        f"pixels {VARIANTS[row['variant']].pixels}, {row['evaluation']} statistics: "
         f"{order_in_words(row)[1]}"
         for row in gaps
     ]
@@ -476,13 +473,13 @@ def _order_detail(
     for row in turns[(turns["low"] > 0) | (turns["high"] < 0)].to_dict("records"):
         parts.append(
             f"the difference depends on the evaluation: {row['evaluation']} less {PRIMARY} "
-            f"{_numbers(row)} with pixels {SETTINGS[row['variant']].normalisation}"
+            f"{_numbers(row)} with pixels {VARIANTS[row['variant']].pixels}"
         )
     for row in main:
         needed = pairs.pairs_needed(MARGIN_POINTS, row["sd"])
         count = f"{needed:,}" if needed else f"more than {pairs.MOST_PAIRS:,}"
         parts.append(
-            f"pixels {SETTINGS[row['variant']].normalisation}: after fc1 is ahead in "
+            f"pixels {VARIANTS[row['variant']].pixels}: after fc1 is ahead in "
             f"{row['ahead']:.0%} of pairs, two runs of one network differ by {MARGIN_POINTS} or "
             f"more in {row['single_pair']:.0%}, and {count} pairs would give {pairs.POWER:.0%} "
             f"power at the report's {MARGIN_POINTS:+}"
@@ -515,7 +512,7 @@ def _numbers(row: Row) -> str:
 
 def _network(row: Row) -> str:
     """Where something was measured, as in `before_fc1 with pixels half`."""
-    pixels = f" with pixels {SETTINGS[row['variant']].normalisation}" if row["variant"] else ""
+    pixels = f" with pixels {VARIANTS[row['variant']].pixels}" if row["variant"] else ""
     return f"{row['where'] or 'after_fc1 - before_fc1'}{pixels}"
 
 

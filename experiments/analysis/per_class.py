@@ -18,7 +18,7 @@ from scipy import special, stats
 
 from experiments.analysis.reproduction import scale_of
 from experiments.groundwork import published
-from experiments.groundwork.settings import CANDIDATES
+from experiments.groundwork.variants import CANDIDATES
 
 BATCH = 64
 
@@ -31,7 +31,7 @@ class Answers(NamedTuple):
 
     variant: str
     placement: str
-    evaluation: str  # a key of `groundwork.settings.EVALUATIONS`
+    evaluation: str  # a key of `groundwork.variants.EVALUATIONS`
     seeds: np.ndarray  # [n]
     confusion: np.ndarray  # [n, 10, 10] images, row = label, column = prediction
     correct: np.ndarray  # [n, ceil(N / 8)] uint8, `np.packbits` of whether each image was right

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.groundwork import published
-from experiments.groundwork.settings import EVALUATIONS, SETTINGS
+from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.variants import VARIANTS
 
 FINAL = "test_accuracy_percent"
 GUESSING = np.log(10.0)  # nats: the loss of a network for which every digit is equally likely
@@ -22,8 +23,8 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
     run = ["variant", "placement", "seed"]
     if results.duplicated([*run, "epoch"]).any():
         raise ValueError("results hold a variant, placement, seed and epoch twice")
-    known = results[results["variant"].isin(SETTINGS)]
-    asked = known["variant"].map({name: setting.epochs for name, setting in SETTINGS.items()})
+    known = results[results["variant"].isin(VARIANTS)]
+    asked = known["variant"].map({name: setting.epochs for name, setting in VARIANTS.items()})
     last = known.groupby("variant")["epoch"].transform("max").clip(upper=asked)
     rows = known[known["epoch"] <= last]
     epochs = rows.groupby(run)["epoch"].transform("size")
@@ -36,7 +37,7 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
 def reaches_its_end(runs: pd.DataFrame, variant: str) -> bool:
     """Whether the runs of a variant have all epochs of its setting, and not fewer."""
     last = runs[runs["variant"] == variant]["epoch"].max()  # NaN without runs
-    return bool(last >= SETTINGS[variant].epochs)
+    return bool(last >= VARIANTS[variant].epochs)
 
 
 def comparable(runs: pd.DataFrame, *variants: str) -> pd.DataFrame:

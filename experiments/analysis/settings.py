@@ -2,7 +2,7 @@
 
 Three things are not stated: how momentum enters the step, the scale of the pixels, and how batch
 normalisation was told to normalise the test images. A cell is one choice of all three: a variant of
-`groundwork.settings.CANDIDATES` and one of `groundwork.settings.EVALUATIONS`.
+`groundwork.variants.CANDIDATES` and one of `groundwork.variants.EVALUATIONS`.
 
 A cell's score is the sum over the report's 80 numbers of the log density of the predictive
 Student-t distribution (mean, sd · sqrt(1 + 1/n), n - 1 degrees of freedom), on the scales of
@@ -34,7 +34,7 @@ from experiments.analysis.reproduction import (
     transformed,
 )
 from experiments.analysis.runs import evaluated, evaluations_of, final
-from experiments.groundwork.settings import CANDIDATES, SETTINGS
+from experiments.groundwork.variants import CANDIDATES, VARIANTS
 
 SEEDS = 30  # that are used of each cell
 RESAMPLES = 500
@@ -116,9 +116,9 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
     for evaluation in evaluations_of(runs):
         mine = evaluated(runs, evaluation)
         for variant in [name for name in CANDIDATES if name in set(runs["variant"])]:
-            setting, name = SETTINGS[variant], (variant, evaluation)
+            setting, name = VARIANTS[variant], (variant, evaluation)
             row = {"variant": variant, "evaluation": evaluation, "momentum": setting.momentum}
-            row |= {"learning_rate": setting.learning_rate, "normalisation": setting.normalisation}
+            row |= {"learning_rate": setting.learning_rate, "normalisation": setting.pixels}
             row |= {"n": 0, "log_likelihood": scores.get(name, np.nan)}
             row |= dict.fromkeys(("inside", "total", "max_abs_t", "place", "among"), np.nan)
             if cells and name in cells.names:
@@ -217,12 +217,12 @@ def statements(cells: Cells | None) -> pd.DataFrame:
 
 def _levels(cells: Cells) -> dict[str, np.ndarray]:
     """The choice of each cell in each of the three things, `[C]` words."""
-    settings = [SETTINGS[variant] for variant, _ in cells.names]
+    settings = [VARIANTS[variant] for variant, _ in cells.names]
     return {
         "step": np.array(
             [f"momentum {s.momentum:g}, learning rate {s.learning_rate:g}" for s in settings]
         ),
-        "pixels": np.array([s.normalisation for s in settings]),
+        "pixels": np.array([s.pixels for s in settings]),
         "evaluation": np.array([evaluation for _, evaluation in cells.names]),
     }
 

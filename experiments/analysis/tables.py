@@ -11,7 +11,8 @@ from experiments.analysis import block, claims, per_class, reproduction, setting
 from experiments.analysis.per_class import Answers
 from experiments.analysis.reproduction import Rank
 from experiments.analysis.runs import complete_runs, diverged, evaluated, evaluations_of
-from experiments.groundwork.settings import CANDIDATES, EVALUATIONS, SETTINGS, WITH_BLOCK
+from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.variants import CANDIDATES, VARIANTS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 # The columns of each table that are shown, in their order, and how their numbers are printed.
@@ -214,7 +215,7 @@ def analyse(
     ranked = runs[runs["seed"].isin(sorted(both)[: settings.SEEDS])]
     ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
     contrasts = block.contrasts(runs, block.rates_in(rates))
-    answers = [one for one in answers if one.variant in SETTINGS]
+    answers = [one for one in answers if one.variant in VARIANTS]
     answers = sorted(answers, key=_place) if labels is not None else []
     labels = np.zeros(0, np.uint8) if labels is None else labels
     return Tables(
@@ -285,7 +286,7 @@ def _place(answer: Answers) -> tuple[int, ...]:
     places: tuple[str, ...] = PLACEMENTS
     return (
         list(EVALUATIONS).index(answer.evaluation),
-        list(SETTINGS).index(answer.variant),
+        list(VARIANTS).index(answer.variant),
         places.index(answer.placement),
     )
 
@@ -366,7 +367,7 @@ def _notes(
     """What is missing, and what the tables therefore do not say."""
     run = ["variant", "placement", "seed"]
     notes = []
-    known = results[results["variant"].isin(SETTINGS)]
+    known = results[results["variant"].isin(VARIANTS)]
     if dropped := len(known[run].drop_duplicates()) - len(runs[run].drop_duplicates()):
         notes.append(f"{dropped} unfinished runs are left out")
     finished = known.merge(runs[run].drop_duplicates(), on=run)
@@ -376,15 +377,15 @@ def _notes(
             "that is not a number as that of guessing, 2.30"
         )
     for variant, last in runs.groupby("variant")["epoch"].max().items():
-        if last < SETTINGS[str(variant)].epochs:
-            whole = SETTINGS[str(variant)].epochs
+        if last < VARIANTS[str(variant)].epochs:
+            whole = VARIANTS[str(variant)].epochs
             notes.append(f"{variant}: its final numbers are those of epoch {last} of {whole}")
     found = set(zip(runs["variant"], runs["placement"], strict=True))
     wanted = [(name, place) for name in CANDIDATES for place in PLACEMENTS]
     if missing := [f"{name}/{place}" for name, place in wanted if (name, place) not in found]:
         notes.append(f"not run: {', '.join(missing)}")
-    if unknown := sorted(set(results["variant"]) - set(SETTINGS)):
-        notes.append(f"left out, for settings.SETTINGS has no such variant: {', '.join(unknown)}")
+    if unknown := sorted(set(results["variant"]) - set(VARIANTS)):
+        notes.append(f"left out, for settings.VARIANTS has no such variant: {', '.join(unknown)}")
     if timing is None:
         notes.append("no epoch times were given: claim 2 is not tested")
     if not answers:

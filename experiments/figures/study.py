@@ -31,7 +31,7 @@ from experiments.figures.style import (
 )
 from experiments.figures.timing import epoch_times
 from experiments.groundwork import published
-from experiments.groundwork.settings import CANDIDATES, SETTINGS, WITH_BLOCK
+from experiments.groundwork.variants import CANDIDATES, VARIANTS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
 DRAWN = (  # the figures of a study
@@ -177,7 +177,7 @@ def final_accuracy(runs: pd.DataFrame, path: Path) -> None:
         axes.axvline(baseline, color=REPORT, linestyle="--", linewidth=1.1)
         labels = {
             name: f"momentum {setting.momentum:g}, rate {setting.learning_rate:g}\n"
-            f"pixels: {setting.normalisation}"
+            f"pixels: {setting.pixels}"
             for name, setting in CANDIDATES.items()
         }
         axes.set_yticks(range(len(settings)), [labels[name] for name in settings])
@@ -219,7 +219,7 @@ def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
             _forest_row(axes, row, len(labels), look)
             if row["claim"] == 4:
                 axes.plot(claimed, len(labels), "D", color=REPORT, mfc="none", markersize=7)
-            pixels = SETTINGS[row["variant"]].normalisation
+            pixels = VARIANTS[row["variant"]].pixels
             labels.append(f"{title}\npixels: {pixels}, {row['evaluation']}, {row['n']} seeds")
         _forest_axis(axes, rows, labels)
         axes.set_xlabel("difference in final test accuracy, percentage points")

@@ -1,14 +1,15 @@
 """Finds out which runs of a study are left to do. Nothing here reads or writes files.
 
-A run is a variant (a key of `settings.SETTINGS`), a placement and a seed. A row is a line of
+A run is a variant (a key of `settings.VARIANTS`), a placement and a seed. A row is a line of
 `results.jsonl`: one epoch of one run.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.groundwork.settings import Cell
 from mnist_jax.checkpoint import Checkpoint
+
+from experiments.groundwork.variants import Cell
 from mnist_jax.model import Placement
 
 Row = Mapping[str, Any]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.groundwork import files
 from experiments.groundwork.files import FileError
-from experiments.groundwork.settings import PLAN, SETTINGS
+from experiments.groundwork.variants import PLAN, VARIANTS
 from experiments.study import results as study_results
 from experiments.study.directory import FIGURES, SUMMARY, TABLES, TIMING
 from experiments.study.plan import Row, finished, groups, left_out
@@ -49,7 +49,7 @@ def write(source: Path, directory: Path, timing: dict[str, Any] | None) -> Repor
     markdown = analysis.to_markdown(tables)
     last = results.groupby("variant")["epoch"].max()
     epochs = {
-        name: min(last[name], SETTINGS[name].epochs) for name in last.index if name in SETTINGS
+        name: min(last[name], VARIANTS[name].epochs) for name in last.index if name in VARIANTS
     }
     notes = [*notes, *left_out(rows, epochs=epochs), *tables.notes]
 
@@ -83,7 +83,7 @@ def best_rates(directory: Path) -> dict[Placement, float]:
     from experiments.analysis import block
 
     rows = study_results.read(directory).rows
-    last = {cell.variant: SETTINGS[cell.variant].epochs for cell in PLAN["rates"]}
+    last = {cell.variant: VARIANTS[cell.variant].epochs for cell in PLAN["rates"]}
     for group in groups(PLAN["rates"], most=len(PLAN["rates"][0].seeds)):
         if not finished(group, rows, epochs=last):
             raise FileError(f"{directory}: the rates are not all tried yet, {group} are unfinished")

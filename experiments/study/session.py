@@ -9,7 +9,7 @@ import jax
 
 from experiments.groundwork.evaluation import in_file_order
 from experiments.groundwork.manifest import differences, manifest
-from experiments.groundwork.settings import Cell, Setting
+from experiments.groundwork.variants import Cell, Setting
 from experiments.study import directory as files
 from experiments.study import hosts
 from experiments.study.plan import Group, Task, finished, groups, left_to_do

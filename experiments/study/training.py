@@ -9,20 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from mnist_jax.checkpoint import CheckpointError
 
-from experiments.groundwork.evaluation import evaluate_all, original
+from experiments.groundwork.evaluation import EVALUATIONS, evaluate_all, original
 from experiments.groundwork.files import FileError
-from experiments.groundwork.settings import (
-    EVALUATIONS,
-    Setting,
-    keys_of,
-    model_of,
-    sgd,
-)
+from experiments.groundwork.recipe import keys_of
+from experiments.groundwork.variants import Setting, model_of, sgd
 from experiments.study import hosts
 from experiments.study.plan import Group, Task
 from mnist_jax import checkpoint, metrics, parallel, train
-from mnist_jax.checkpoint import CheckpointError
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
 from mnist_jax.model import Placement
