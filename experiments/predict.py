@@ -7,16 +7,9 @@ Each picture is prepared as MNIST's makers prepared theirs (`mnist_jax.digits`),
 light ink, any size and any place on the page will do.
 """
 
-if __name__ == "__main__":
-    from experiments.groundwork import stopping
-
-    stopping.end_at_once()  # before the imports that follow, which take a second
-
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -25,10 +18,10 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.groundwork import compile_cache, files, images, options, terminal
-from experiments.groundwork.options import CacheOptions, OptionalPath, UsageError
+from experiments.groundwork import command, images, machine, terminal
+from experiments.groundwork.command import UsageError
 from experiments.groundwork.run_directory import open_run
-from mnist_jax import compilation, digits, train
+from mnist_jax import compilation, digits, store, train
 
 BATCHES = (32, 512)  # numbers of images computed at once; a program is compiled for each
 SHOWN = 40  # the most pictures that --show draws, since a taller figure could not be looked at
@@ -36,7 +29,7 @@ THUMBNAIL = 400  # the most pixels on the longer side of a drawn picture
 
 
 @dataclass(frozen=True)
-class Config:
+class Options:
     """Say which digits are in pictures."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -49,14 +42,11 @@ class Config:
     """Files or directories of pictures: PNG, JPEG, WebP, BMP, TIFF or GIF."""
     as_is: bool = False
     """Take pictures of 28x28 pixels as they are, light ink on black, without preparing them."""
-    json: OptionalPath = None
+    json: Path | None = None
     """File for the answers as JSON, with all ten probabilities, and for the unreadable files."""
-    csv: OptionalPath = None
-    """File for the answers as comma-separated values, with all ten probabilities."""
-    show: OptionalPath = None
+    show: Path | None = None
     """PNG file to draw; it shows each of the first 40 pictures, what the network saw, and the
     probabilities as ten bars."""
-    cache: Annotated[CacheOptions, tyro.conf.arg(name="")] = field(default_factory=CacheOptions)
 
 
 class Seen(NamedTuple):
@@ -80,61 +70,56 @@ class Answer(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-
-    def body() -> int:
-        config = options.parse(Config, arguments, name="experiments.predict", description=__doc__)
-        check(config)
-        console = terminal.console()
-        cache = config.cache
-        if not cache.no_compile_cache and (line := compile_cache.turn_on(cache.compile_cache)):
-            console.print(line)
-        opened = open_run(config.run)
-        program = compilation.jit(partial(train.predict, model=opened.model))
-        found = images.find(config.pictures)
-        shown: list[Seen] = []
-        answers: list[Answer] = []
-        refused: dict[Path, str] = {}
-        for chunk in _chunks(found, max(BATCHES)):
-            readable = []
-            for file in chunk:
-                try:
-                    keep = config.show is not None and len(shown) + len(readable) < SHOWN
-                    readable.append(_read(file, config.as_is, keep=keep))
-                except images.ImageError as error:
-                    refused[file] = str(error)
-                    terminal.complain(f"{_on_one_line(file)}: {error}")
-            shown += [one for one in readable if one.picture is not None]
-            of_chunk = predict(program, opened.variables, readable)
-            if of_chunk:
-                console.print("\n".join(map(_line, of_chunk)))
-            answers += of_chunk
-        if config.json:
-            files.write_whole(config.json, _as_json(answers, refused))
-        if config.csv:
-            files.write_whole(config.csv, _as_csv(answers))
-        if config.show and shown:
-            from experiments.figures import prediction  # matplotlib, only where it is needed
-
-            pairs = [(one.picture, one.image[..., 0]) for one in shown]
-            prediction.answers(pairs, answers[: len(pairs)], config.show)
-        if not answers and not refused:
-            raise UsageError("there is no picture in what was named")
-        return options.FAILED if refused else options.OK
-
-    return options.run_command(body)
+    return command.main(Options, run, arguments, name="experiments.predict", description=__doc__)
 
 
-def check(config: Config) -> None:
+def run(options: Options) -> int:
+    """Prints a line for each picture, and returns the exit status."""
+    check(options)
+    console = terminal.console()
+    machine.start()
+    opened = open_run(options.run)
+    program = compilation.jit(partial(train.predict, model=opened.model))
+    shown: list[Seen] = []
+    answers: list[Answer] = []
+    refused: dict[Path, str] = {}
+    for chunk in _chunks(images.find(options.pictures), max(BATCHES)):
+        readable = []
+        for file in chunk:
+            try:
+                keep = options.show is not None and len(shown) + len(readable) < SHOWN
+                readable.append(_read(file, options.as_is, keep=keep))
+            except images.ImageError as error:
+                refused[file] = str(error)
+                terminal.complain(f"{_on_one_line(file)}: {error}")
+        shown += [one for one in readable if one.picture is not None]
+        of_chunk = predict(program, opened.variables, readable)
+        if of_chunk:
+            console.print("\n".join(map(_line, of_chunk)))
+        answers += of_chunk
+    if options.json:
+        store.write_whole(options.json, _as_json(answers, refused))
+    if options.show and shown:
+        from experiments.figures import prediction  # matplotlib, only where it is needed
+
+        pairs = [(one.picture, one.image[..., 0]) for one in shown]
+        prediction.answers(pairs, answers[: len(pairs)], options.show)
+    if not answers and not refused:
+        raise UsageError("there is no picture in what was named")
+    return command.FAILED if refused else command.OK
+
+
+def check(options: Options) -> None:
     """Checks the options.
 
     Raises:
       UsageError: there is no picture, or a file could not be written.
     """
-    if not config.pictures:
+    if not options.pictures:
         raise UsageError("name at least one picture or directory of pictures")
-    if config.show and config.show.suffix.lower() != ".png":
-        options.refuse("show", "a file that ends with .png", config.show)
-    options.refuse_unless_writable(json=config.json, csv=config.csv, show=config.show)
+    if options.show and options.show.suffix.lower() != ".png":
+        command.refuse("show", "a file that ends with .png", options.show)
+    command.refuse_unless_writable(json=options.json, show=options.show)
 
 
 def predict(program: Any, variables: Any, seen: Sequence[Seen]) -> list[Answer]:
@@ -228,13 +213,5 @@ def _as_json(answers: Sequence[Answer], refused: Mapping[Path, str]) -> bytes:
     return (json.dumps([*rows, *wrong], indent=1) + "\n").encode()
 
 
-def _as_csv(answers: Sequence[Answer]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*Answer._fields[:-1], *(f"probability_{digit}" for digit in range(10))])
-    writer.writerows([*answer[:-1], *answer.probabilities] for answer in answers)
-    return text.getvalue().encode(errors="surrogateescape")  # a name's bytes as they are
-
-
 if __name__ == "__main__":
-    options.leave(main())
+    command.leave(main())
