@@ -6,7 +6,7 @@ it with `dataclasses.replace`, and network, optimiser and programs are made from
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -70,12 +70,18 @@ class Recipe:
         """The number of images that are trained on."""
         return data.TRAIN_SIZE - self.held_out
 
+    @property
+    def test_size(self) -> int:
+        """The number of images that are tested on."""
+        return self.held_out or data.TEST_SIZE
+
     def check(self) -> None:
         """Refuses a recipe by which no network can be trained.
 
         Raises:
           UsageError: naming the first wrong option, and what is allowed.
         """
+        refuse_other_types(self)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 refuse(name, "at least 1", getattr(self, name))
@@ -95,6 +101,23 @@ class Recipe:
             raise UsageError(
                 f"--{unused.replace('_', '-')} is of no use with --schedule {self.schedule}"
             )
+
+
+def refuse_other_types(config: Any) -> None:
+    """Refuses a dataclass of plain values that was read from a file in which somebody wrote others.
+
+    Raises:
+      UsageError: naming the first field whose value is not of its type, or none of its choices.
+    """
+    for name, hint in get_type_hints(config.__class__).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                refuse(name, f"one of {', '.join(get_args(hint))}", value)
+        elif isinstance(hint, type) and type(value) not in (
+            {float: (float, int)}.get(hint, (hint,))
+        ):
+            refuse(name, f"of type {hint.__name__}", repr(value))
 
 
 def network(recipe: Recipe) -> LeNet:
@@ -131,3 +154,10 @@ def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:
     """The two random keys of a seed: for the initial weights, and for the order of the images."""
     init_key, order_key = jax.random.split(jax.random.key(seed))
     return init_key, order_key
+
+
+def splits(recipe: Recipe, mnist: data.Dataset) -> tuple[data.Split, data.Split]:
+    """What a recipe trains on and what it tests on."""
+    if recipe.held_out:
+        return data.hold_out(mnist.train, recipe.held_out)
+    return mnist.train, mnist.test

@@ -1,40 +1,76 @@
 """Writes and opens the files of a run.
 
-    config.json          the options of the run
+    config.json          what was asked for: the recipe, the seed, what is kept
     manifest.json        versions, machine, commit and data; an entry for each time it was started
     metrics.jsonl        a line for each epoch: the keys of `published.METRICS` and the seconds
-    checkpoint           the state after the last finished epoch, and a copy of options and metrics
+    checkpoint.safetensors    the state after the last finished epoch, and a copy of the metrics
     weights.safetensors  the weights after the last finished epoch, in PyTorch's names and layout
     epochs/03.safetensors    the weights after epoch 3, if every epoch's weights are kept
     per_class.csv, curves.png, confusion.png, mistakes.png      results of the last epoch
 
-The state from which a run continues is in the checkpoint alone, and a checksum covers the whole
-checkpoint. The other files are for people and other programs: a damaged one cannot change a result.
+A run continues from `config.json` and the checkpoint. The other files are for people and other
+programs: a damaged one cannot change a result.
 """
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import tyro
 
-from experiments.groundwork.files import as_json, as_lines, read_json, write_whole, writing
-from experiments.groundwork.options import UsageError
-from mnist_jax import checkpoint, torch_weights
-from mnist_jax.checkpoint import Checkpoint, CheckpointError
-from mnist_jax.data import PIXELS, Pixels
+from experiments.groundwork.command import UsageError, refuse
+from experiments.groundwork.evaluation import EvaluationName
+from experiments.groundwork.machine import differences
+from experiments.groundwork.recipe import MAX_SEED, Recipe, network, refuse_other_types
+from mnist_jax import data, store, torch_weights
+from mnist_jax.data import PIXELS, Dataset
 from mnist_jax.model import LeNet
-from mnist_jax.torch_weights import Weights
+from mnist_jax.store import Stored, StoreError
 
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
-CHECKPOINT, WEIGHTS, EPOCHS = "checkpoint", "weights.safetensors", "epochs"
+CHECKPOINT, WEIGHTS, EPOCHS = "checkpoint.safetensors", "weights.safetensors", "epochs"
 PER_CLASS = "per_class.csv"
 DEFAULT_PIXELS = PIXELS["half"]  # for weights from PyTorch, whose file does not say a scale
 
 Row = dict[str, Any]  # a line of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is asked for."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = Recipe()
+    seed: int = 0
+    """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
+    evaluation: EvaluationName = "running"
+    """Statistics with which batch normalisation treats the test images: the running statistics of
+    training, those of each test batch, or the means over all training images. The last are then
+    written into the file of weights, too."""
+    init_from: Path | None = None
+    """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
+    keep_epochs: bool = False
+    """Keep the weights of every epoch, in the folder epochs of the run."""
+
+    def check(self) -> None:
+        """Refuses what no run can be asked for.
+
+        Raises:
+          UsageError: naming the first wrong option, and what is allowed.
+        """
+        self.recipe.check()
+        refuse_other_types(self)
+        if not 0 <= self.seed <= MAX_SEED:
+            refuse("seed", f"from 0 to {MAX_SEED}", self.seed)
+        if self.evaluation == "batch" and data.TEST_SIZE % self.recipe.batch_size == 1:
+            size = self.recipe.batch_size
+            refuse("batch_size", "such that no batch of test images has one", size)
 
 
 class Run(NamedTuple):
@@ -46,8 +82,7 @@ class Run(NamedTuple):
     variables: Any  # those of `model` after `epoch`
     epoch: int | None  # the last finished one; None for a file that another program wrote
     history: list[Row]  # one row for each epoch; empty for a bare file of weights
-    config: dict[str, Any]  # the options of the run; empty for a bare file of weights
-    manifest: dict[str, Any]  # empty for a bare file of weights
+    config: Config | None  # None for a bare file of weights
     epochs: tuple[tuple[int, Path], ...]  # number and weights of the epochs that were kept
 
 
@@ -55,16 +90,16 @@ def open_run(path: Path) -> Run:
     """Opens the directory of a run, which may still be training, or a file of weights.
 
     Raises:
-      UsageError: a file, which the message names, is missing, damaged or something else.
-      FileError: likewise for `config.json` and `manifest.json`.
+      UsageError: it is not the directory of a run, or no epoch is finished.
+      StoreError: a file, which the message names, is missing, damaged or something else.
     """
     if not path.is_dir():
         model, variables, epoch = open_weights(path)
-        return Run(path.stem, path, model, variables, epoch, [], {}, {}, ())
+        return Run(path.stem, path, model, variables, epoch, [], None, ())
     config = read_config(path)
-    if not (path / WEIGHTS).exists():
+    if not (path / CHECKPOINT).exists():
         raise UsageError(f"{path}: no epoch of this run is finished")
-    saved = read_checkpoint(path)
+    history = read_checkpoint(path)[1]
     model, variables, epoch = open_weights(path / WEIGHTS)
     kept = (file for file in (path / EPOCHS).glob("*.safetensors") if file.stem.isdecimal())
     return Run(
@@ -73,75 +108,107 @@ def open_run(path: Path) -> Run:
         model=model,
         variables=variables,
         epoch=epoch,
-        history=saved.metadata["history"][:epoch],
+        history=history[:epoch],
         config=config,
-        manifest=read_manifest(path),
         epochs=tuple(sorted((int(file.stem), file) for file in kept)),
     )
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """The options of a run.
+def read_config(directory: Path) -> Config:
+    """What a run was asked for.
 
     Raises:
-      UsageError: the directory is not that of a run.
-      FileError: the file is damaged or cannot be read.
+      UsageError: the directory is not that of a run, or somebody wrote into the file what no run
+        can be asked for.
+      StoreError: the file cannot be read, or is that of another version.
     """
-    if not (directory / CONFIG).exists():
+    path = directory / CONFIG
+    if not path.exists():
         raise UsageError(f"{directory}: not the directory of a run, it has no {CONFIG}")
-    return read_json(directory / CONFIG)
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """What a run depended on: `starts` has a manifest for each time that it was started.
-
-    Raises:
-      FileError: the file is damaged or cannot be read.
-    """
-    return read_json(directory / MANIFEST)
+    try:
+        values = store.read_json(path)
+        values["recipe"] = Recipe(**values["recipe"])
+        values["init_from"] = values["init_from"] and Path(values["init_from"])
+        config = Config(**values)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not of this version of the program: {error}") from error
+    config.check()
+    return config
 
 
 def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
     """The network of a file of weights, its variables, and the epochs that they were trained for.
 
     Raises:
-      UsageError: the file cannot be read or used. The message is one line and names it.
+      StoreError: the file cannot be read or used.
     """
-    weights = read_weights(path)
+    weights = torch_weights.load(path)
     model = LeNet(weights.placement, weights.pixels or DEFAULT_PIXELS)
     return model, weights.variables, weights.epochs
 
 
-def read_weights(path: Path) -> Weights:
-    """What a file of weights holds.
+def initial_weights(path: Path, recipe: Recipe) -> Any:
+    """The variables of a file of weights with which a recipe can start.
 
     Raises:
-      UsageError: the file cannot be read or used. The message is one line and names it.
+      UsageError: the weights are those of another placement or scale of the pixels.
+      StoreError: the file cannot be read or used.
     """
+    found, model = torch_weights.load(path), network(recipe)
+    if found.placement != model.placement:
+        raise UsageError(f"{path}: weights of placement {found.placement}, not {model.placement}")
+    if found.pixels not in (None, model.pixels):
+        names = {pixels: name for name, pixels in PIXELS.items()}
+        pixels = names.get(found.pixels, found.pixels)
+        raise UsageError(f"{path}: weights for --pixels {pixels}, not {recipe.pixels}")
+    return found.variables
+
+
+@contextlib.contextmanager
+def new(parent: Path, name: str) -> Iterator[Path]:
+    """Makes and locks the directory `name` in `parent`, or `name-2` and so on if it exists already.
+
+    It is removed again if no epoch was finished in it.
+
+    Raises:
+      StoreError: it cannot be made.
+    """
+    with store.writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        directory, number = parent / name, 1
+        while True:
+            try:
+                directory.mkdir()
+                break
+            except FileExistsError:
+                number += 1
+                directory = parent / f"{name}-{number}"
     try:
-        return torch_weights.load(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+        with store.locked(directory):
+            yield directory
+    finally:
+        if not (directory / CHECKPOINT).exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
-def begin(directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Writes the files that are known before the first epoch: options and manifest."""
-    with writing(directory):
-        write_whole(directory / CONFIG, as_json(config))
-        write_whole(directory / MANIFEST, as_json({"starts": [manifest]}))
+def begin(directory: Path, config: Config, manifest: Mapping[str, Any]) -> list[str]:
+    """Writes what is known before an epoch.
 
+    Args:
+      directory: the run's.
+      config: what the run is asked for.
+      manifest: what this start depends on, from `machine.manifest`.
 
-def begin_again(
-    directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Adds a start to the manifest of a run that is continued, and returns that of the first."""
-    starts = read_manifest(directory)["starts"]
-    with writing(directory):
-        write_whole(directory / CONFIG, as_json(config))
-        write_whole(directory / MANIFEST, as_json({"starts": [*starts, manifest]}))
-    return starts[0]
+    Returns:
+      A line for each difference from what the run's first start depended on.
+    """
+    path, starts = directory / MANIFEST, []
+    if path.exists():
+        starts = store.read_json(path).get("starts", [])
+    values = asdict(config) | {"init_from": config.init_from and str(config.init_from)}
+    store.write_json(directory / CONFIG, values)
+    store.write_json(path, {"starts": [*starts, manifest]})
+    return differences(starts[0], manifest) if starts else []
 
 
 def write_epoch(
@@ -149,56 +216,51 @@ def write_epoch(
     state: Any,
     variables: Any,
     *,
-    config: Mapping[str, Any],
-    data_sha256: Mapping[str, str],
+    config: Config,
+    mnist: Dataset,
     history: Sequence[Row],
-    pixels: Pixels,
-    steps_per_epoch: int,
-    keep: bool,
 ) -> None:
     """Puts a finished epoch on disk: weights, then metrics, then the checkpoint that counts.
 
     Args:
       directory: the run's.
       state: all that the next epoch starts from.
-      variables: the network's part of it.
-      config: the options of the run.
-      data_sha256: digests of the data.
+      variables: what to predict with.
+      config: what the run is asked for.
+      mnist: the data, whose digests are kept.
       history: the rows of all epochs so far.
-      pixels: the network's scale of the pixels.
-      steps_per_epoch: training steps in an epoch.
-      keep: whether to keep the weights of this epoch, too.
 
     Raises:
-      FileError: a file, which the message names, cannot be written.
+      StoreError: a file, which the message names, cannot be written.
     """
-    epoch = len(history)
-    steps = epoch * steps_per_epoch
-    save = partial(torch_weights.save, pixels=pixels, epochs=epoch, num_batches_tracked=steps)
-    with writing(directory):
-        if keep:
+    epoch, recipe = len(history), config.recipe
+    save = partial(
+        torch_weights.save,
+        variables=variables,
+        pixels=PIXELS[recipe.pixels],
+        epochs=epoch,
+        num_batches_tracked=epoch * -(-recipe.train_size // recipe.batch_size),
+    )
+    if config.keep_epochs:
+        with store.writing(directory):
             (directory / EPOCHS).mkdir(exist_ok=True)
-            kept = directory / EPOCHS / f"{epoch:02}.safetensors"
-            save(kept, variables)
-        save(directory / WEIGHTS, variables)
-        write_whole(directory / METRICS, as_lines(history))
-        metadata = {"config": config, "data_sha256": data_sha256, "history": history}
-        checkpoint.save(directory / CHECKPOINT, state, metadata)
+        save(directory / EPOCHS / f"{epoch:02}.safetensors")
+    save(directory / WEIGHTS)
+    store.write_whole(directory / METRICS, store.as_lines(history))
+    metadata = {"data_sha256": mnist.sha256, "history": history}
+    store.save(directory / CHECKPOINT, state, metadata)
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
-    """The checkpoint of a run: state, and as metadata `config`, `data_sha256` and `history`.
+def read_checkpoint(directory: Path) -> tuple[Stored, list[Row], dict[str, str]]:
+    """The checkpoint of a run: the state, the rows of all finished epochs, digests of the data.
 
     Raises:
-      UsageError: the file is missing, damaged or something else. The message is one line.
+      StoreError: the file is missing, damaged or something else.
     """
-    try:
-        saved = checkpoint.load(directory / CHECKPOINT)
-    except CheckpointError as error:
-        raise UsageError(str(error)) from error
-    if saved.metadata.keys() != {"config", "data_sha256", "history"}:
-        raise UsageError(f"{saved.path}: a checkpoint of something else")
-    return saved
+    saved = store.load(directory / CHECKPOINT)
+    if (saved.metadata or {}).keys() != {"data_sha256", "history"}:
+        raise StoreError(f"{saved.path}: not the checkpoint of a run")
+    return saved, saved.metadata["history"], saved.metadata["data_sha256"]  # type: ignore[index]
 
 
 def write_per_class(directory: Path, confusion: np.ndarray) -> None:
@@ -206,7 +268,7 @@ def write_per_class(directory: Path, confusion: np.ndarray) -> None:
 
     Args:
       directory: the run's.
-      confusion: [10, 10] images, row = label, column = prediction.
+      confusion: `[10, 10]` images, row = label, column = prediction.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -214,5 +276,4 @@ def write_per_class(directory: Path, confusion: np.ndarray) -> None:
     for digit, row in enumerate(confusion):
         correct, count = int(row[digit]), int(row.sum())
         writer.writerow((digit, correct, count, f"{100 * correct / max(count, 1):.4f}"))
-    with writing(directory):
-        write_whole(directory / PER_CLASS, text.getvalue().encode())
+    store.write_whole(directory / PER_CLASS, text.getvalue().encode())

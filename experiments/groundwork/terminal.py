@@ -4,7 +4,7 @@ import contextlib
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments.groundwork.options import UsageError
 from experiments.groundwork.published import Compared
 from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
@@ -22,44 +21,11 @@ from mnist_jax.train import Evaluation
 TABLE_WIDTH = 80  # characters in the widest table; a narrower terminal wraps its lines
 
 
-class _Console(Console):
-    """A console that raises an exception when its output is closed; rich would exit with 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise
-
-
-class _Output:
-    """The standard output with errors that name it, so that they are not taken for a file's."""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(sys.stdout, name)
-
-    def write(self, text: str) -> int:
-        with _named():
-            return sys.stdout.write(text)
-
-    def flush(self) -> None:
-        with _named():
-            sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _named() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UsageError(f"the standard output cannot be written: {error.strerror}") from error
-
-
-def console(*, quiet: bool = False) -> Console:
+def console() -> Console:
     """The console of a command: plain text, in which neither lines nor tables are cut off."""
-    return _Console(
+    return Console(
         width=max(TABLE_WIDTH, shutil.get_terminal_size().columns),
-        file=_Output(),  # type: ignore[arg-type]  (it is a text file in all that rich uses)
-        quiet=quiet,
+        force_terminal=sys.stdout.isatty(),  # FORCE_COLOR would put control codes into a log
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -71,19 +37,33 @@ def complain(line: str) -> None:
     print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def progress(console: Console) -> Progress:
-    """A bar with the epochs done and the time left; it is shown on a terminal only."""
-    return Progress(
+@contextlib.contextmanager
+def progress(console: Console, what: str, done: int, total: int) -> Iterator[Callable[..., None]]:
+    """Shows a bar with what is done and the time left, on a terminal only.
+
+    Args:
+      console: where the bar is shown.
+      what: what is counted.
+      done: how many are done already.
+      total: how many there are in all.
+
+    Yields:
+      A function that advances the bar, by one if it is called without a number.
+    """
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal or console.quiet,
+        disable=not console.is_terminal,
         transient=True,
         # An epoch takes longer than the 30 s over which rich would estimate the speed.
         speed_estimate_period=3600,
     )
+    with bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda number=1: bar.advance(task, number)
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -162,8 +142,9 @@ def evaluations_table(tested: Mapping[str, Evaluation]) -> Table:
 
 
 def report_table(compared: Sequence[Compared]) -> Table:
-    """A table of a run's last epoch beside the report's."""
-    table = Table("last epoch", title="Beside the report", box=box.SIMPLE_HEAD)
+    """A table of a run's last epoch beside the report's, evaluated as the report probably was."""
+    title = "Beside the report, with statistics of each test batch"
+    table = Table("last epoch", title=title, box=box.SIMPLE_HEAD)
     for name in ("ours", "report", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in compared:
