@@ -2,8 +2,8 @@
 
     python -m experiments.resume runs/after_fc1-seed0 --epochs 20
 
-The run goes on from its last finished epoch, as its `config.json` says. The result has the same bits
-as that of a run which was never interrupted.
+The run goes on from its last finished epoch, as its `config.json` says. The result has the same
+bits as that of a run which was never interrupted.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,9 @@
 
     python -m experiments.run --placement after_fc1
 
-This takes 15 to 30 seconds on two CPU cores (`benchmarks.whole_run`), once the data are prepared, and
-ends near 98.7 % test accuracy. `experiments.groundwork.run_directory` lists the files of a run, and
-`experiments.resume` continues one.
+This takes 15 to 30 seconds on two CPU cores (`benchmarks.whole_run`), once the data are prepared,
+and ends near 98.7 % test accuracy. `experiments.groundwork.run_directory` lists the files of a run,
+and `experiments.resume` continues one.
 """
 
 import time
@@ -106,7 +106,8 @@ def train_in(directory: Path, config: Config, source: DataOptions, console: Cons
         command.continued_by("python", "-m", "experiments.resume", directory),
         terminal.progress(console, "epochs", len(history), config.recipe.epochs) as advance,
     ):
-        for state, variables, history in _epochs(config, programs, splits, state, history):
+        for epoch in _epochs(config, programs, splits, state, history):
+            state, variables, history = epoch
             run_directory.write_epoch(
                 directory, state, variables, config=config, mnist=mnist, history=history
             )
@@ -166,10 +167,8 @@ def _state_of(
     saved, history, data_sha256 = run_directory.read_checkpoint(directory)
     if data_sha256 != mnist.sha256:
         raise UsageError(f"{saved.path}: the data are not those on which this run was trained")
-    if len(history) > config.recipe.epochs:
-        command.refuse(
-            "epochs", f"at least {len(history)}, which this run has", config.recipe.epochs
-        )
+    if (epochs := config.recipe.epochs) < len(history):
+        command.refuse("epochs", f"at least {len(history)}, which this run has", epochs)
     model, tx = recipe.network(config.recipe), recipe.optimiser(config.recipe)
     like = jax.eval_shape(lambda: train.init_state(model, tx, recipe.keys_of(config.seed)[0]))
     return jax.device_put(store.restore(saved, like)), history
@@ -231,7 +230,7 @@ def _epochs(
 def _tested(
     config: Config, programs: Programs, splits: tuple[Split, Split], state: TrainState
 ) -> dict[EvaluationName, Evaluation]:
-    """Evaluates the trained network in three ways; in the run's own alone where it has only that."""
+    """Evaluates the trained network in three ways, or in the run's own if it has only that."""
     variables = train.variables_of(state)
     if _three_ways(config):
         return evaluate_all(programs, variables, *splits)

@@ -96,7 +96,7 @@ def parse(
 
 
 def at_home(value: Any) -> Any:
-    """Options with `~` replaced by home directories, which shells leave as it is in `--json=~/x`."""
+    """Options with `~` replaced by home directories; shells leave it as it is in `--json=~/x`."""
     if isinstance(value, tuple):
         return tuple(map(at_home, value))
     if is_dataclass(value) and not isinstance(value, type):

@@ -62,7 +62,8 @@ def start(options: MachineOptions | None = None, *, device_per_core: bool = Fals
 
     Args:
       options: what to compute on; None means what JAX prefers, with all cores.
-      device_per_core: whether the CPU becomes a device for each core, unless XLA_FLAGS sets a number.
+      device_per_core: whether the CPU becomes a device for each core, unless XLA_FLAGS sets
+        their number.
 
     Returns:
       The devices.

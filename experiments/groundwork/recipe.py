@@ -1,7 +1,7 @@
 """The recipe: everything that decides what is trained, except the seed.
 
-A command that trains has one among its options, a run writes it into `config.json`, the study varies
-it with `dataclasses.replace`, and network, optimiser and programs are made from it.
+A command that trains has one among its options, a run writes it into `config.json`, the study
+varies it with `dataclasses.replace`, and network, optimiser and programs are made from it.
 """
 
 from dataclasses import dataclass
@@ -114,9 +114,7 @@ def refuse_other_types(config: Any) -> None:
         if get_origin(hint) is Literal:
             if value not in get_args(hint):
                 refuse(name, f"one of {', '.join(get_args(hint))}", value)
-        elif isinstance(hint, type) and type(value) not in (
-            {float: (float, int)}.get(hint, (hint,))
-        ):
+        elif hint in (bool, int, float) and type(value) not in (hint, {float: int}.get(hint)):
             refuse(name, f"of type {hint.__name__}", repr(value))
 
 
@@ -134,9 +132,9 @@ def network(recipe: Recipe) -> LeNet:
 def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     """Stochastic gradient descent as the recipe says.
 
-    With `one_cycle` the learning rate rises from a 25th of its peak during three tenths of all steps
-    and then falls to a 10,000th of the rate at the start (Smith and Topin, "Super-convergence",
-    2017). These are the defaults of optax and of PyTorch's `OneCycleLR`.
+    With `one_cycle` the learning rate rises from a 25th of its peak during three tenths of all
+    steps and then falls to a 10,000th of the rate at the start (Smith and Topin,
+    "Super-convergence", 2017). These are the defaults of optax and of PyTorch's `OneCycleLR`.
     """
     rate: optax.ScalarOrSchedule = recipe.learning_rate
     if recipe.schedule == "one_cycle":
