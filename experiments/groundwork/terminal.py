@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.groundwork.evaluation import EvaluationName
 from experiments.groundwork.published import Compared
 from mnist_jax.model import LeNet
 from mnist_jax.summary import Layer, summary
@@ -125,9 +126,9 @@ def per_class_lines(confusion: np.ndarray) -> Iterator[str]:
         yield f"Accuracy of {digit:6} : {percent:2} % ({correct} of {count})"
 
 
-def evaluations_table(tested: Mapping[str, Evaluation]) -> Table:
+def evaluations_table(tested: Mapping[EvaluationName, Evaluation]) -> Table:
     """A table of the last epoch, evaluated with each kind of statistics of batch normalisation."""
-    names = {
+    names: dict[EvaluationName, str] = {
         "running": "running statistics of training",
         "batch": "statistics of each test batch",
         "recalibrated": "means over the training images",
