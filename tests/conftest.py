@@ -9,9 +9,8 @@ import jax
 import pytest
 import small
 
-from experiments.groundwork import cores, stopping
 from mnist_jax import sources
-from mnist_jax.data import Split, load_mnist
+from mnist_jax.data import Dataset, Split, load_mnist
 
 jax.config.update("jax_num_cpu_devices", 4)  # for test_parallel.py; before the backend starts
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -32,15 +31,9 @@ MIRROR = Path(
 
 
 @pytest.fixture(autouse=True)
-def cores_are_near(monkeypatch):
-    """Commands in this process print the same on every machine; test_cores.py has the others."""
-    monkeypatch.setattr(cores, "far_apart", lambda: None)
-
-
-@pytest.fixture(autouse=True)
 def all_cores_may_be_used():
     """A command that keeps this process to one core would keep all later tests to it."""
-    if not cores.can_choose():
+    if not hasattr(os, "sched_setaffinity"):  # as on macOS
         yield
         return
     allowed = os.sched_getaffinity(0)
@@ -69,11 +62,8 @@ def schedules():
 @pytest.fixture
 def no_signal_is_ignored():
     """Under nohup this process ignores SIGHUP, and so would each process that it starts."""
-    ignored = [
-        number
-        for number in (getattr(signal, name) for name in stopping.SIGNALS)
-        if signal.getsignal(number) is signal.SIG_IGN
-    ]
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in signals if signal.getsignal(number) is signal.SIG_IGN]
     for number in ignored:
         signal.signal(number, signal.SIG_DFL)
     yield
@@ -94,12 +84,12 @@ def mnist_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def mnist(mnist_dir):
-    """Real MNIST: train and test."""
+def mnist(mnist_dir) -> Dataset:
+    """Real MNIST."""
     return load_mnist(mnist_dir)
 
 
 @pytest.fixture(scope="session")
 def synthetic() -> tuple[Split, Split]:
-    """Made-up images, see `small.splits`."""
-    return small.splits()
+    """Made-up images, see `small.DATASET`."""
+    return small.DATASET.train, small.DATASET.test

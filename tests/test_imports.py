@@ -17,7 +17,7 @@ FILES = {
 PROGRAM = {name: path for name, path in FILES.items() if not name.startswith("tests.")}
 ONLY = {  # what is slow to import, or optional, and where it may be imported
     "matplotlib": ("experiments.figures",),
-    "tensorflow_datasets": ("mnist_jax.data", "mnist_jax.prepare"),
+    "tensorflow_datasets": ("mnist_jax.tfds",),
     "torch": (
         "benchmarks.torch_program",
         "experiments.parity",

@@ -1,4 +1,4 @@
-"""Each seed of mapped programs is its single run; a divided batch is the whole batch."""
+"""Each seed of mapped programs is its single run."""
 
 import functools
 from types import SimpleNamespace
@@ -19,12 +19,6 @@ TX = optax.sgd(0.05, momentum=0.9)
 single = functools.cache(
     lambda placement: train.compiled(LeNet(placement), TX, batch_size=B, test_batch_size=50)
 )
-
-
-@functools.cache
-def over_batch(placement: str, devices: int) -> train.Programs:
-    mesh = parallel.batch_mesh(jax.devices()[:devices])
-    return parallel.over_batch(LeNet(placement), TX, mesh=mesh, batch_size=B, test_batch_size=50)
 
 
 @functools.cache
@@ -134,69 +128,9 @@ def test_the_other_programs_too(split, name):
     shared = parallel.replicate(split, parallel.seeds_mesh(jax.devices()[:2]))
     mapped = getattr(over_seeds("before_fc1"), name)(stacked(variables), shared)
     assert_same(mapped, stacked(expected))
-    divided = getattr(over_batch("before_fc1", 2), name)(variables[0], split)
-    assert_same(divided, expected[0], rtol=1e-4, atol=3e-6)
 
 
 def test_initial_states_are_those_of_single_runs():
     keys = jax.random.split(jax.random.key(0), 3)
     ours = over_seeds("none").init_state(keys)
     assert_same(ours, stacked([single("none").init_state(key) for key in jax.random.clone(keys)]))
-
-
-@pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("size", [SIZE, SIZE - 2])
-def test_a_divided_batch_equals_the_whole_one(split, placement, devices, size):
-    """Three steps: parameters, momentum, statistics, metrics.
-
-    The last batch has 32 images, which 2 and 4 devices divide, or 30, which 4 do not.
-    """
-    states, orders = seeds_of(placement, 1)
-    programs, order = over_batch(placement, devices), orders[0][:size]
-    ours = programs.train_epoch(states[0], split, order)
-    theirs = single(placement).train_epoch(states[0], split, order)
-    assert_same(ours, theirs, rtol=1e-4, atol=3e-6)
-
-    variables = train.variables_of(theirs[0])
-    tested, expected = (each.evaluate(variables, split) for each in (programs, single(placement)))
-    assert tested.metrics.correct == expected.metrics.correct
-    assert_same(tested, expected, rtol=1e-4, atol=3e-6)
-
-
-def test_a_batch_is_really_divided(split):
-    """What the devices exchange stands in the compiled program, and not where one device works."""
-
-    def exchanges(programs: train.Programs) -> bool:
-        states, orders = seeds_of("after_fc1", 1)
-        compiled = programs.train_epoch.lower(states[0], split, orders[0]).compile()
-        return "all-reduce" in compiled.as_text()
-
-    assert exchanges(over_batch("after_fc1", 2))
-    assert not exchanges(over_batch("after_fc1", 1))
-
-
-def test_initial_states_do_not_depend_on_the_devices():
-    ours, theirs = (
-        programs.init_state(jax.random.key(0))
-        for programs in (over_batch("none", 2), single("none"))
-    )
-    assert_same(ours, theirs)
-
-
-def test_fit_runs_on_divided_batches(split):
-    """It needs no word about devices: the programs place what they are given."""
-    states, _ = seeds_of("none", 1)
-    key = functools.partial(jax.random.key, 1)
-    ours, theirs = (
-        list(train.fit(programs, states[0], split, split, key(), epochs=2))
-        for programs in (over_batch("none", 2), single("none"))
-    )
-    assert len(ours) == 2
-    assert_same(ours, theirs, rtol=1e-4, atol=3e-6)
-
-
-def test_a_batch_that_does_not_divide_is_refused():
-    mesh = parallel.batch_mesh(jax.devices()[:4])
-    with pytest.raises(ValueError, match="batches of 66 do not divide by 4 devices"):
-        parallel.over_batch(LeNet("none"), TX, mesh=mesh, batch_size=66)
