@@ -1,15 +1,9 @@
-"""Makes one HTML file to draw on, with each network's answers, computation and results.
+"""Makes one HTML file to draw on, with each network's answers, computation and mistakes.
 
     python -m experiments.page runs/after_fc1-seed0 --out page.html --open
 
-Several runs stand side by side and answer the same drawing. With `--study` the page also shows the
-tables and figures of a study.
+Several runs stand side by side and answer the same drawing.
 """
-
-if __name__ == "__main__":
-    from experiments.groundwork import stopping
-
-    stopping.end_at_once()  # before the imports that follow, which take a second
 
 import webbrowser
 from collections.abc import Sequence
@@ -19,16 +13,17 @@ from typing import Annotated
 
 import tyro
 
-from experiments.groundwork import files, options, terminal
-from experiments.groundwork.options import DataOptions, OptionalPath, UsageError, refuse
+from experiments.groundwork import command, machine, terminal
+from experiments.groundwork.command import DataOptions, UsageError, refuse
 from experiments.groundwork.run_directory import Run, open_run
 from experiments.page.build import render
-from experiments.page.contents import gather, read_study
-from mnist_jax.data import DatasetName, load_mnist
+from experiments.page.contents import gather
+from mnist_jax import data, store
+from mnist_jax.data import DatasetName
 
 
 @dataclass(frozen=True)
-class Config:
+class Options:
     """Make one HTML file to draw on, from one or more trained networks."""
 
     runs: Annotated[
@@ -39,8 +34,6 @@ class Config:
     """Directories that experiments.run made, or .safetensors files."""
     out: Path = Path("page.html")
     """File to write."""
-    study: OptionalPath = None
-    """Directory of a study that experiments.compare made, to show its tables and figures."""
     open: bool = False
     """Show the page in the browser."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
@@ -48,42 +41,43 @@ class Config:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-
-    def body() -> int:
-        name = "experiments.page"
-        config = options.parse(Config, arguments, name=name, description=str(__doc__))
-        check(config)
-        out = config.out
-        runs = [open_run(path) for path in config.runs]
-        study = read_study(config.study) if config.study else None
-        console = terminal.console()
-        with terminal.log_of_library(console):
-            data_dir, mirror = config.data.data_dir, config.data.mirror
-            _, test = load_mnist(data_dir, mirror, dataset=dataset_of(runs))
-        title = ", ".join(run.name for run in runs)
-        page = render(gather(runs, test), study, title=title).encode(errors="backslashreplace")
-        with files.writing(out.parent):
-            files.write_whole(out, page)
-        console.print(f"written: {out}, {len(page) / 1e6:.2f} MB")
-        if config.open and not webbrowser.open(out.resolve().as_uri()):
-            console.print("no browser was found here to open it with")
-        return options.OK
-
-    return options.run_command(body)
+    return command.main(Options, page, arguments, name="experiments.page", description=__doc__)
 
 
-def check(config: Config) -> None:
+def page(options: Options) -> None:
+    """Writes the page and says how large it is.
+
+    Raises:
+      UsageError: an option has a value that it cannot have, or a run cannot be opened.
+      DataError: the test images cannot be had.
+      StoreError: the page cannot be written.
+    """
+    check(options)
+    runs = [open_run(path) for path in options.runs]
+    console = terminal.console()
+    machine.start()
+    with terminal.log_of_library(console):
+        where = options.data
+        test = data.load_mnist(where.data_dir, where.mirror, dataset=dataset_of(runs)).test
+    content = render(gather(runs, test)).encode(errors="backslashreplace")
+    store.write_whole(options.out, content)
+    console.print(f"written: {options.out}, {len(content) / 1e6:.2f} MB")
+    if options.open and not webbrowser.open(options.out.resolve().as_uri()):
+        console.print("no browser was found here to open it with")
+
+
+def check(options: Options) -> None:
     """Checks all options that can be checked before the runs are opened.
 
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    if not config.runs:
+    if not options.runs:
         raise UsageError("name at least one run: python -m experiments.page RUN")
-    if config.out.suffix not in (".html", ".htm"):
-        refuse("out", "a file that ends with .html", config.out)
-    if not config.out.parent.is_dir():
-        refuse("out", "in a directory that exists", config.out)
+    if options.out.suffix not in (".html", ".htm"):
+        refuse("out", "a file that ends with .html", options.out)
+    if not options.out.parent.is_dir():
+        refuse("out", "in a directory that exists", options.out)
 
 
 def dataset_of(runs: Sequence[Run]) -> DatasetName:
@@ -92,11 +86,11 @@ def dataset_of(runs: Sequence[Run]) -> DatasetName:
     Raises:
       UsageError: the runs were trained on different data sets, and so cannot share a drawing.
     """
-    names = {run.config["dataset"] for run in runs if "dataset" in run.config} or {"mnist"}
+    names = {run.recipe.dataset for run in runs if run.recipe} or {"mnist"}
     if len(names) > 1:
         raise UsageError(f"runs on {' and '.join(sorted(names))} cannot share a page")
     return names.pop()
 
 
 if __name__ == "__main__":
-    options.leave(main())
+    command.leave(main())

@@ -10,8 +10,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.page.contents import Study
-
 FOLDER = Path(__file__).parent
 # A page that is opened from a disk cannot import other files, so the modules become one script.
 # Each module comes after those that it imports.
@@ -20,26 +18,21 @@ MODULES = (
     "weights",
     "forward",
     "digits",
+    "ink",
     "drawing",
     "maps",
     "answers",
     "layers",
-    "curves",
-    "found",
+    "epochs",
+    "mistakes",
     "main",
 )
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
-def render(data: Mapping[str, Any], study: Study | None, *, title: str) -> str:
-    """The page as HTML.
-
-    Args:
-      data: what `contents.gather` returned.
-      study: what to show of a study; None shows nothing.
-      title: the title of the window; any text.
-    """
+def render(data: Mapping[str, Any]) -> str:
+    """The page as HTML, from what `contents.gather` returned."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -49,12 +42,7 @@ def render(data: Mapping[str, Any], study: Study | None, *, title: str) -> str:
     )
     style, code = (FOLDER / "style.css").read_text(), script()
     return environment.get_template("page.html.jinja").render(
-        policy=policy(style, code),
-        title=title,
-        style=Markup(style),
-        script=Markup(code),
-        data=data,
-        study=study,
+        policy=policy(style, code), style=Markup(style), script=Markup(code), data=data
     )
 
 

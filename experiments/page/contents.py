@@ -1,42 +1,28 @@
-"""Gathers what the page holds: the network, answers and mistakes of each run, and a study's tables.
+"""Gathers what the page holds: weights, answers and mistakes of each network, and test images.
 
 Everything here becomes JSON or text of the page. It contains no paths of the machine.
 """
 
 import base64
 import hashlib
-import math
-import mimetypes
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from markdown_it import MarkdownIt
-from markupsafe import Markup
 
-from experiments.groundwork import published
-from experiments.groundwork.options import UsageError
 from experiments.groundwork.run_directory import Run, open_weights
 from mnist_jax import compilation, metrics, torch_weights, train
 from mnist_jax.data import Split
-from mnist_jax.disk import read_regular
 from mnist_jax.summary import summary
 
 MISTAKES = 200  # the most mistakes of a run that are shown, the worst ones
 ROW = 24  # number of test images beside the drawing area
-SETTINGS = ("dataset", "momentum", "normalisation", "learning_rate", "batch_size", "seed")
+RECIPE = ("dataset", "momentum", "pixels", "learning_rate", "batch_size")  # what is told of it
 CENTRE_TAP = (slice(None), slice(None), 1, 1)
-
-# The tables of a study that are shown open, in this order; all others are folded.
-OPEN_TABLES = ("claims", "rank", "reproduction")
-LONG = 60  # a table with a cell of more characters is shown as a list on a phone
-MAX_TEXT = 2**20  # the largest table, in bytes
-MAX_FIGURE = 2**22  # the largest figure, in bytes
 
 
 class Answers(NamedTuple):
@@ -47,31 +33,8 @@ class Answers(NamedTuple):
     worst: np.ndarray  # [K] the misread images, by ascending probability of their label
 
 
-class Text(NamedTuple):
-    """A table or a paragraph of a study."""
-
-    title: str
-    html: Markup  # safe, because it is made from Markdown in which markup is text
-    folded: bool
-
-
-class Figure(NamedTuple):
-    """A figure of a study."""
-
-    title: str
-    url: str  # the picture itself, as a data URL
-
-
-class Study(NamedTuple):
-    """What is shown of a study."""
-
-    name: str
-    texts: tuple[Text, ...]
-    figures: tuple[Figure, ...]
-
-
 def gather(runs: Sequence[Run], test: Split) -> dict[str, Any]:
-    """The data of the page's scripts, ready for JSON.
+    """The data of the page's template and scripts, ready for JSON.
 
     Args:
       runs: the networks, in the order in which the page shows them.
@@ -85,7 +48,7 @@ def gather(runs: Sequence[Run], test: Split) -> dict[str, Any]:
     images = np.asarray(test.images)[list(number)]
     return {
         "images": _base64(zlib.compress(images.tobytes(), 9)),
-        "row": [_row_entry(i, number[i], answers, labels) for i in row],
+        "row": [_tile(i, number[i], runs, answers, labels) for i in row],
         "runs": [_run(run, each, labels, number) for run, each in zip(runs, answers, strict=True)],
     }
 
@@ -116,48 +79,52 @@ def choose_row(answers: Sequence[Answers], labels: np.ndarray) -> list[int]:
     return [*row, *mistakes[: ROW - len(row)]]
 
 
-def _row_entry(
-    index: int, number: int, answers: Sequence[Answers], labels: np.ndarray
+def _tile(
+    index: int, number: int, runs: Sequence[Run], answers: Sequence[Answers], labels: np.ndarray
 ) -> dict[str, Any]:
-    misread = [
-        {"run": n, "digit": int(each.digits[index])}
-        for n, each in enumerate(answers)
+    wrong = [
+        f"read as {each.digits[index]} by {run.name}"
+        for run, each in zip(runs, answers, strict=True)
         if each.digits[index] != labels[index]
     ]
-    return {"image": number, "label": int(labels[index]), "misread": misread}
+    name = ", ".join([f"Test image of a {labels[index]}", *wrong])
+    return {"image": number, "name": name, "wrong": bool(wrong)}
 
 
 def _run(
     run: Run, answers: Answers, labels: np.ndarray, number: Mapping[int, int]
 ) -> dict[str, Any]:
-    layers = summary(run.model)
+    parameters = {layer.name: layer.parameters for layer in summary(run.model)}
     tensors = learned(run.variables)
-    mistakes = answers.worst[:MISTAKES].tolist()
-    kept = [(epoch, path) for epoch, path in run.epochs if run.epoch and epoch < run.epoch]
-    parameters = sum(layer.parameters for layer in layers)
+    confusion = metrics.confusion_matrix(jnp.asarray(answers.digits), jnp.asarray(labels))
     statistics = sum(leaf.size for leaf in jax.tree.leaves(run.variables.get("batch_stats", {})))
     embedded = sum(tensor.size for tensor in tensors.values())
+    right, total = len(labels) - len(answers.worst), len(labels)
+    facts = {
+        "test images read correctly": f"{right:,} of {total:,}",
+        "parameters": f"{sum(parameters.values()):,}",
+        **({"epochs": run.epoch} if run.epoch is not None else {}),
+        **({name: getattr(run.recipe, name) for name in RECIPE} if run.recipe else {}),
+    }
+    place = run.model.placement
     return {
         "name": run.name,
-        "placement": run.model.placement,
+        "placement": place,
+        "label": "no block" if place == "none" else f"block {place.replace('_', ' ')}",
         "mean": run.model.pixels.mean,
         "std": run.model.pixels.std,
         "epoch": run.epoch,
+        "facts": [[name.replace("_", " "), str(value)] for name, value in facts.items()],
         "parameters": parameters,
-        "unused": parameters + statistics - embedded,
-        "layers": [layer._asdict() for layer in layers],
+        "unused": sum(parameters.values()) + statistics - embedded,
         "tensors": [[name, tensor.shape] for name, tensor in tensors.items()],
         "weights": pack(tensors),
         "epochs": [
             {"epoch": epoch, "weights": pack(learned(open_weights(path)[1]))}
-            for epoch, path in kept
+            for epoch, path in run.epochs
+            if run.epoch and epoch < run.epoch
         ],
-        "settings": [[name, run.config[name]] for name in SETTINGS if name in run.config],
-        "history": [_finite(row) for row in run.history],
-        "report": [epoch._asdict() for epoch in published.HISTORY.get(run.model.placement, ())],
-        "confusion": np.asarray(
-            metrics.confusion_matrix(jnp.asarray(answers.digits), jnp.asarray(labels))
-        ).tolist(),
+        "confusion": np.asarray(confusion).tolist(),
         "mistaken": len(answers.worst),
         "mistakes": [
             {
@@ -166,7 +133,7 @@ def _run(
                 "digit": int(answers.digits[i]),
                 "probability": float(answers.probabilities[i].max()),
             }
-            for i in mistakes
+            for i in answers.worst[:MISTAKES].tolist()
         ],
     }
 
@@ -196,85 +163,5 @@ def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "base64": _base64(content)}
 
 
-def read_study(directory: Path) -> Study:
-    """Reads the tables and figures that a study wrote, whatever their names are.
-
-    Args:
-      directory: the study's, with `tables/*.md` and `figures/*.svg` or `.png`.
-
-    Raises:
-      UsageError: the directory has no tables, or a file cannot be read.
-    """
-    tables = {path.stem: path for path in sorted(directory.glob("tables/*.md"))}
-    if not tables:
-        raise UsageError(f"{directory}: not the directory of a study, it has no tables/*.md")
-    order = [name for name in OPEN_TABLES if name in tables]
-    order += [name for name in tables if name not in order]
-    texts = (
-        Text(_title(name), render(_read(tables[name], MAX_TEXT)), name not in OPEN_TABLES)
-        for name in order
-    )
-    names = sorted({path.stem for path in directory.glob("figures/*") if _drawn(path)})
-    figures = (Figure(_title(name), _picture(directory / "figures", name)) for name in names)
-    return Study(directory.resolve().name, tuple(texts), tuple(figures))
-
-
-def render(markdown: bytes) -> Markup:
-    """Renders a study's Markdown as HTML, with markup, links and pictures in it as plain text."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.disable(["image", "link", "autolink", "html_block", "html_inline"])
-    tokens = parser.parse(markdown.decode(errors="replace"))
-    table, columns, cell = None, [], 0
-    for i, token in enumerate(tokens):
-        if token.type == "table_open":
-            table, columns = token, []
-        elif token.type == "tr_open":
-            cell = 0
-        elif token.type in ("th_open", "td_open") and table:
-            inner = tokens[i + 1]
-            # How a column is aligned comes as a style, and the page's policy forbids styles.
-            right = "right" in str(token.attrs.get("style", ""))
-            token.attrs = {"class": "number"} if right else {}
-            if token.type == "th_open":
-                columns.append(inner.content)
-            else:
-                token.attrs["data-column"] = columns[cell]
-            cell += 1
-            if len(inner.content) > LONG:
-                table.attrs = {"class": "long"}
-    return Markup(parser.renderer.render(tokens, parser.options, {}))
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _drawn(path: Path) -> bool:
-    return path.suffix in (".svg", ".png")
-
-
-def _picture(folder: Path, name: str) -> str:
-    """The smaller of a figure's files as a data URL."""
-    files = [path for path in folder.glob(f"{name}.*") if _drawn(path)]
-    path = min(files, key=lambda path: path.stat().st_size)
-    kind, _ = mimetypes.guess_type(path.name)
-    return f"data:{kind};base64,{_base64(_read(path, MAX_FIGURE))}"
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        return read_regular(path, limit=limit)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-
-
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
-
-
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a history for JSON, which has no NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }

@@ -1,22 +1,15 @@
 // Elements, and the few habits that they share.
 
+export const find = (id) => document.getElementById(id);
+
 /** Makes an element. Strings among the children become text, never markup.
  *
- *  attributes: a function becomes a listener of the event of that name. */
+ *  attributes: a function becomes a listener of the event of that name; undefined is left out. */
 export function element(tag, attributes = {}, ...children) {
-  return furnish(document.createElement(tag), attributes, children);
-}
-
-/** Makes an element of an SVG picture; the arguments are those of `element`. */
-export function drawn(tag, attributes = {}, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  return furnish(made, attributes, children);
-}
-
-function furnish(made, attributes, children) {
+  const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(name, value);
-    else made.setAttribute(name, value);
+    else if (value !== undefined) made.setAttribute(name, value);
   }
   made.append(...children);
   return made;
@@ -27,37 +20,24 @@ function furnish(made, attributes, children) {
  *  Returns a function to call when the buttons have changed. */
 export function oneTabStop(container) {
   const buttons = () => [...container.querySelectorAll("button")];
-  const settle = (current = buttons()[0]) => {
-    for (const button of buttons()) button.tabIndex = button === current ? 0 : -1;
-  };
-  container.addEventListener("focusin", (event) => settle(event.target));
+  const letFocus = (one) => buttons().forEach((it) => (it.tabIndex = it === one ? 0 : -1));
+  const letFocusFirst = () => letFocus(buttons()[0]);
+  container.addEventListener("focusin", (event) => letFocus(event.target));
   container.addEventListener("keydown", (event) => {
     const all = buttons();
     const at = all.indexOf(event.target);
-    const next = {
-      ArrowRight: at + 1,
-      ArrowDown: at + 1,
-      ArrowLeft: at - 1,
-      ArrowUp: at - 1,
-      Home: 0,
-      End: all.length - 1,
-    }[event.key];
+    const places = { Home: 0, End: all.length - 1, ArrowRight: at + 1, ArrowLeft: at - 1 };
+    const next = { ...places, ArrowDown: at + 1, ArrowUp: at - 1 }[event.key];
     if (at < 0 || next === undefined) return;
     event.preventDefault();
     all[Math.min(Math.max(next, 0), all.length - 1)].focus();
   });
-  settle();
-  return settle;
+  letFocusFirst();
+  return letFocusFirst;
 }
 
 /** A probability as the project's figures print it. */
-export function percent(probability) {
-  return `${(100 * probability).toFixed(1)} %`;
-}
+export const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 
-/** What the placements are called in the project's figures. */
-export const LABELS = {
-  none: "no block",
-  before_fc1: "block before fc1",
-  after_fc1: "block after fc1",
-};
+/** The digit with the largest probability. */
+export const best = (probabilities) => probabilities.indexOf(Math.max(...probabilities));

@@ -1,193 +1,160 @@
-// The drawing area: strokes of a pen, a test image under them, undo.
-//
-// The ink is computed here and not read back from the canvas, because each browser draws the edge of
-// a line in its own way, and some add noise to a canvas that a page reads.
+// The drawing area: strokes of a pen, a test image under them, undo and redo.
 
-export const SIDE = 280; // pixels on each side of the drawing area
-const RADIUS = 12; // of the pen, in these pixels
-const STEP = 10; // how far an arrow key moves the pen, in these pixels
+import { RADIUS, SIDE, inkOf, inkStroke } from "./ink.js";
+
+const STEP = 10; // how far an arrow key moves the pen, in pixels of the drawing area
+const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 const BLANK = { base: null, strokes: [] };
 
 /** Makes a canvas a drawing area.
  *
+ *  marker: an element beside the canvas that is shown where the keyboard's pen is.
  *  changed: called with false while a stroke grows, with true when a stroke or anything else is
  *  finished. */
-export function createDrawing(canvas, changed) {
-  const ink = new Uint8ClampedArray(SIDE * SIDE); // that of all strokes, 0 to 255
-  const past = []; // the states that undo goes back to
-  let state = BLANK; // base: 784 grey levels or null; strokes: a list of points [x, y] each
+export function createDrawing(canvas, marker, changed) {
+  const states = [BLANK]; // what undo and redo go through
+  let at = 0; // the place of the state that is shown
+  let ink = inkOf([]); // that of all strokes
   let stroke = null; // the stroke that is growing
-  let pointer = null; // the pointer that draws it; a second finger does not draw
+  let pointer = null; // the pointer event that began it; null for a stroke of the keyboard
   let pen = [SIDE / 2, SIDE / 2]; // where the keyboard's pen is
-  let penShown = false;
 
-  function become(next) {
-    state = next;
-    ink.fill(0);
-    for (const points of state.strokes) inkStroke(ink, points);
-    settle(true);
-  }
-
-  function advance(next) {
-    past.push(state);
-    become(next);
-  }
-
-  function settle(done) {
-    paint(canvas, state, stroke, penShown ? pen : null);
-    changed(done);
+  function show(place) {
+    at = place;
+    stroke = pointer = null;
+    ink = inkOf(states[at].strokes);
+    paintAll(canvas, states[at]);
+    changed(true);
   }
 
   function begin(point) {
     stroke = [point];
     inkStroke(ink, stroke);
-    settle(false);
+    paintLine(canvas, stroke);
+    changed(false);
   }
 
   function extend(points) {
-    for (const point of points) {
-      inkStroke(ink, [stroke.at(-1), point]);
-      stroke.push(point);
-    }
-    settle(false);
+    const line = [stroke.at(-1), ...points];
+    stroke.push(...points);
+    inkStroke(ink, line);
+    paintLine(canvas, line);
+    changed(false);
   }
 
+  /** Makes the growing stroke, if there is one, a part of the drawing. */
   function end() {
-    pointer = null;
-    const strokes = [...state.strokes, stroke];
-    stroke = null;
-    advance({ ...state, strokes });
+    if (!stroke) return;
+    const { base, strokes } = states[at];
+    keep({ base, strokes: [...strokes, stroke] });
+    stroke = pointer = null;
+    changed(true);
   }
 
-  const places = (events) => {
+  /** Puts a state behind the one that is shown; states that were undone are forgotten. */
+  function keep(state) {
+    states.splice(at + 1, Infinity, state);
+    at++;
+  }
+
+  function places(events) {
     const { left, top, width } = canvas.getBoundingClientRect();
     const scale = SIDE / width;
     return events.map(({ clientX: x, clientY: y }) => [(x - left) * scale, (y - top) * scale]);
-  };
+  }
+
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || pointer !== null) return;
-    if (stroke) end(); // ends a stroke of the keyboard
-    pointer = event.pointerId;
-    canvas.setPointerCapture(pointer);
-    penShown = false;
+    if (event.button !== 0) return;
+    // A second finger does not draw. A pen does, because a palm may have touched before it.
+    if (pointer && !(event.pointerType === "pen" && pointer.pointerType === "touch")) return;
+    if (pointer) show(at);
+    end(); // a stroke of the keyboard
+    pointer = event;
+    marker.hidden = true;
+    canvas.setPointerCapture(event.pointerId);
     begin(places([event])[0]);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (event.pointerId !== pointer) return;
+    if (event.pointerId !== pointer?.pointerId) return;
+    if (!event.buttons) return end(); // the release was lost
     const all = event.getCoalescedEvents?.() ?? []; // the places between two frames
     extend(places(all.length ? all : [event]));
   });
-  for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
+  for (const name of ["pointerup", "lostpointercapture"]) {
     canvas.addEventListener(name, (event) => {
-      if (event.pointerId === pointer) end();
+      if (event.pointerId === pointer?.pointerId) end();
     });
   }
+  canvas.addEventListener("pointercancel", (event) => {
+    if (event.pointerId === pointer?.pointerId) show(at); // without what was no stroke
+  });
+  canvas.addEventListener("dragstart", (event) => event.preventDefault());
 
   canvas.addEventListener("keydown", (event) => {
-    const [right, down] = {
-      ArrowRight: [1, 0],
-      ArrowLeft: [-1, 0],
-      ArrowDown: [0, 1],
-      ArrowUp: [0, -1],
-    }[event.key] ?? [0, 0];
+    const arrow = ARROWS[event.key];
     const lift = [" ", "Enter"].includes(event.key);
-    if (pointer !== null || !(right || down || lift)) return;
+    if (pointer || !(arrow || lift)) return;
     event.preventDefault(); // the page does not scroll
-    penShown = true;
-    pen = [pen[0] + STEP * right, pen[1] + STEP * down].map((x) => Math.min(Math.max(x, 0), SIDE));
+    if (arrow) pen = pen.map((x, axis) => Math.min(Math.max(x + STEP * arrow[axis], 0), SIDE));
     if (lift && stroke) end();
     else if (lift) begin(pen);
     else if (stroke) extend([pen]);
-    else settle(false);
+    marker.hidden = false;
+    [marker.style.left, marker.style.top] = pen.map((x) => `${(100 * x) / SIDE}%`);
   });
   canvas.addEventListener("blur", () => {
-    penShown = false;
-    if (stroke && pointer === null) end();
-    else paint(canvas, state, stroke, null);
+    marker.hidden = true;
+    if (!pointer) end();
   });
 
-  paint(canvas, state, stroke, null);
   return {
     /** { base, ink, drawn }: the test image or null, the ink, whether there is any ink. */
-    content: () => ({ base: state.base, ink, drawn: Boolean(stroke || state.strokes.length) }),
-    canUndo: () => past.length > 0,
+    content: () => ({ ...states[at], ink, drawn: Boolean(stroke || states[at].strokes.length) }),
+    canUndo: () => at > 0,
+    canRedo: () => at < states.length - 1,
     undo() {
-      if (stroke) end();
-      if (past.length) become(past.pop());
+      end();
+      if (at > 0) show(at - 1);
+    },
+    redo() {
+      end();
+      if (at < states.length - 1) show(at + 1);
     },
     clear() {
-      if (stroke) end();
-      if (state !== BLANK) advance(BLANK);
+      end();
+      if (states[at] === BLANK) return;
+      keep(BLANK);
+      show(at);
     },
     /** Shows a test image, 784 grey levels, instead of what was drawn. */
-    load(image) {
-      if (stroke) end();
-      advance({ base: image, strokes: [] });
+    load(base) {
+      end();
+      keep({ base, strokes: [] });
+      show(at);
     },
-    repaint: () => paint(canvas, state, stroke, penShown ? pen : null),
   };
 }
 
-/** Adds a stroke to the ink, [SIDE, SIDE]: full within the pen's radius, with an edge of a pixel. */
-export function inkStroke(ink, points) {
-  for (let n = 0; n < points.length; n++) {
-    const [x0, y0] = points[Math.max(n - 1, 0)];
-    const [x1, y1] = points[n];
-    const [dx, dy] = [x1 - x0, y1 - y0];
-    const length2 = dx * dx + dy * dy || 1;
-    const first = (a, b) => Math.max(0, Math.floor(Math.min(a, b) - RADIUS - 1));
-    const last = (a, b) => Math.min(SIDE - 1, Math.ceil(Math.max(a, b) + RADIUS + 1));
-    for (let row = first(y0, y1); row <= last(y0, y1); row++) {
-      for (let column = first(x0, x1); column <= last(x0, x1); column++) {
-        const [x, y] = [column + 0.5 - x0, row + 0.5 - y0]; // the pixel's centre
-        const along = Math.min(Math.max((x * dx + y * dy) / length2, 0), 1);
-        const distance = Math.hypot(x - along * dx, y - along * dy);
-        const grey = 255 * (RADIUS + 0.5 - distance); // clamped by the array
-        const at = row * SIDE + column;
-        if (grey > ink[at]) ink[at] = grey;
-      }
-    }
-  }
-}
-
-/** A test image with ink over it, both in MNIST's own frame: [784] and [SIDE, SIDE] to [784]. */
-export function inkOver(base, ink) {
-  const cell = SIDE / 28;
-  return base.map((grey, n) => {
-    const start = Math.floor(n / 28) * cell * SIDE + (n % 28) * cell;
-    let sum = 0;
-    for (let row = 0; row < cell; row++) {
-      for (let column = 0; column < cell; column++) sum += ink[start + row * SIDE + column];
-    }
-    return Math.max(grey, Math.round(sum / cell ** 2));
-  });
-}
-
-function paint(canvas, { base, strokes }, stroke, pen) {
+function paintAll(canvas, { base, strokes }) {
   const context = canvas.getContext("2d");
-  const scale = canvas.width / SIDE;
-  context.setTransform(scale, 0, 0, scale, 0, 0);
+  context.setTransform(canvas.width / SIDE, 0, 0, canvas.height / SIDE, 0, 0);
   context.clearRect(0, 0, SIDE, SIDE);
-  context.fillStyle = context.strokeStyle = getComputedStyle(canvas).color;
   const cell = SIDE / 28;
   base?.forEach((grey, n) => {
     context.globalAlpha = grey / 255;
     context.fillRect((n % 28) * cell, Math.floor(n / 28) * cell, cell, cell);
   });
   context.globalAlpha = 1;
+  for (const points of strokes) paintLine(canvas, points);
+}
+
+function paintLine(canvas, points) {
+  const context = canvas.getContext("2d");
+  context.setTransform(canvas.width / SIDE, 0, 0, canvas.height / SIDE, 0, 0);
   context.lineWidth = 2 * RADIUS;
   context.lineCap = context.lineJoin = "round";
-  for (const points of stroke ? [...strokes, stroke] : strokes) {
-    context.beginPath();
-    context.moveTo(...points[0]);
-    for (const point of points) context.lineTo(...point);
-    context.stroke();
-  }
-  if (!pen) return;
-  context.lineWidth = 2;
-  context.globalCompositeOperation = "xor"; // so that the pen is seen on ink, too
   context.beginPath();
-  context.arc(...pen, RADIUS + 3, 0, 2 * Math.PI);
+  context.moveTo(...points[0]);
+  for (const point of points) context.lineTo(...point);
   context.stroke();
-  context.globalCompositeOperation = "source-over";
 }
