@@ -1,22 +1,18 @@
-"""How long after a stroke of the pen does the page show its new answer?
+"""How long after a movement of the pen does the page show its new answer?
 
     python -m experiments.page runs/none-seed0 runs/before_fc1-seed0 runs/after_fc1-seed0
-    python -m benchmarks.page_latency page.html
+    python -m benchmarks.page_latency page.html --throttle 4
 
 A browser draws with real pointer events, one move each 20 ms. Two times are taken for each move,
-both from the event's arrival in the page: until all networks of the page have answered and all
-layers of the chosen one are computed, and until the browser has shown the frame with them. A screen
-of 60 Hz has a frame each 16.7 ms, so the second time includes waiting for a frame. The page's
-opening is timed from the request of its address to the moment at which it can be drawn on.
+both from the event's arrival in the page: until all networks of the page have answered and the
+layers on the screen are shown, and until the browser has shown the frame with them. The page
+computes once a frame, and a screen of 60 Hz has a frame each 16.7 ms. The page's opening is timed
+from the request of its address to the moment at which it can be drawn on. How much it moves while
+it opens is the browser's layout shift: 0 if nothing does, 0.1 if it disturbs.
 
 It needs Chromium, its driver and Selenium: `apt-get install chromium chromium-driver` on Debian,
 and `pip install -e '.[web]'`.
 """
-
-if __name__ == "__main__":
-    from experiments.groundwork import stopping
-
-    stopping.end_at_once()
 
 import contextlib
 import math
@@ -32,21 +28,19 @@ from typing import Any
 import numpy as np
 import tyro
 
-from benchmarks import processes
-from experiments.groundwork import options
-from experiments.groundwork.options import UsageError
+from experiments.groundwork import command
+from experiments.groundwork.command import UsageError, refuse
 
 MOVES = 200
 OPENINGS = 5
 TO_EVERY_MOVE = """
     window.times = [];
-    const board = document.getElementById("drawing");
     let start = 0;
     addEventListener("pointermove", () => { start = performance.now(); }, { capture: true });
-    board.addEventListener("pointermove", () => {
-      const entry = { answered: performance.now() - start };
+    document.getElementById("drawing").addEventListener("pointermove", () => {
       const begun = start;
-      requestAnimationFrame(() => {
+      requestAnimationFrame(() => { // after that of the page
+        const entry = { answered: performance.now() - begun };
         const { port1, port2 } = new MessageChannel();
         port1.onmessage = () => {
           entry.shown = performance.now() - begun;
@@ -56,14 +50,24 @@ TO_EVERY_MOVE = """
       });
     });
 """
+LAYOUT_SHIFT = """
+    const done = arguments[0];
+    let sum = 0;
+    new PerformanceObserver((list) => {
+      for (const entry of list.getEntries()) sum += entry.value;
+    }).observe({ type: "layout-shift", buffered: true });
+    setTimeout(() => done(sum), 500);
+"""
 
 
 @dataclass(frozen=True)
-class Config:
+class Options:
     """Time the page's answers while a browser draws."""
 
     page: tyro.conf.Positional[Path]
     """The file that experiments.page wrote."""
+    throttle: float = 1
+    """How many times slower the browser makes the processor, at least 1."""
 
 
 def browser() -> tuple[str, str] | None:
@@ -124,35 +128,40 @@ def open_page(driver: Any, page: Path) -> float:
     return time.perf_counter() - start
 
 
+def layout_shift(driver: Any) -> float:
+    """How much the open page has moved since its opening."""
+    return driver.execute_async_script(LAYOUT_SHIFT)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-
-    def body() -> int:
-        config = options.parse(
-            Config, arguments, name="benchmarks.page_latency", description=__doc__
-        )
-        page = config.page
-        if not page.is_file():
-            raise UsageError(f"{page}: no such file")
-        if browser() is None:
-            raise UsageError("Chromium or its driver is not installed")
-        measure(page)
-        return options.OK
-
-    return options.run_command(body)
+    name = "benchmarks.page_latency"
+    return command.main(Options, measure, arguments, name=name, description=__doc__)
 
 
-def measure(page: Path) -> None:
-    """Opens the page, draws, and prints the times."""
+def measure(options: Options) -> None:
+    """Opens the page, draws, and prints the times.
+
+    Raises:
+      UsageError: there is no page, or no browser.
+    """
+    page = options.page
+    if not page.is_file():
+        raise UsageError(f"{page}: no such file")
+    if not options.throttle >= 1:
+        refuse("throttle", "at least 1", options.throttle)
+    if browser() is None:
+        raise UsageError("Chromium or its driver is not installed")
     with chromium() as driver:
+        driver.execute_cdp_cmd("Emulation.setCPUThrottlingRate", {"rate": options.throttle})
         openings = [open_page(driver, page) for _ in range(OPENINGS)]
+        moved = layout_shift(driver)
         networks = driver.execute_script("return mnistJax.runs.length")
         times = draw(driver)
         version = driver.capabilities["browserVersion"]
     print(f"{page}: {page.stat().st_size / 1e6:.2f} MB, {networks} networks; Chromium {version}")
-    if (load := processes.load_average()) is not None:
-        print(f"load average {load:.1f} on {os.cpu_count()} processors")
-    print(f"opens in {np.median(openings):.2f} s, median of {OPENINGS}")
+    print(f"processor {options.throttle:g} times slower, load {os.getloadavg()[0]:.1f}")
+    print(f"opens in {np.median(openings):.2f} s, median of {OPENINGS}; layout shift {moved:.3f}")
     for name, text in (("answered", "move to answers"), ("shown", "move to their frame")):
         values = np.array([entry[name] for entry in times])
         low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
@@ -180,4 +189,4 @@ def draw(driver: Any) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    options.leave(main())
+    command.leave(main())

@@ -86,7 +86,7 @@ def dataset_of(runs: Sequence[Run]) -> DatasetName:
     Raises:
       UsageError: the runs were trained on different data sets, and so cannot share a drawing.
     """
-    names = {run.recipe.dataset for run in runs if run.recipe} or {"mnist"}
+    names = {run.config.recipe.dataset for run in runs if run.config} or {"mnist"}
     if len(names) > 1:
         raise UsageError(f"runs on {' and '.join(sorted(names))} cannot share a page")
     return names.pop()

@@ -104,7 +104,7 @@ def _run(
         "test images read correctly": f"{right:,} of {total:,}",
         "parameters": f"{sum(parameters.values()):,}",
         **({"epochs": run.epoch} if run.epoch is not None else {}),
-        **({name: getattr(run.recipe, name) for name in RECIPE} if run.recipe else {}),
+        **({name: getattr(run.config.recipe, name) for name in RECIPE} if run.config else {}),
     }
     place = run.model.placement
     return {

@@ -42,7 +42,7 @@ export function createLayers(container, run) {
   const sections = layers.map(({ section }) => section);
   const first = layers.findIndex(inBlock);
   if (first >= 0) {
-    const ofBlock = sections.splice(first, 4, block(run));
+    const ofBlock = sections.splice(first, 4, blockSection());
     sections[first].append(...ofBlock.slice(0, 3), taps(run), ofBlock[3]);
   }
   container.replaceChildren(...sections);
@@ -66,7 +66,7 @@ export function createLayers(container, run) {
   };
 }
 
-const block = () =>
+const blockSection = () =>
   element(
     "div",
     { class: "block card" },
