@@ -5,7 +5,7 @@
  *  packed: { tensors: [[name, shape], ...], sha256, base64 }; the numbers are little-endian float32,
  *  one tensor after the other.
  *  Returns { tensors: { name: Float32Array }, checked }. `checked` is false if the browser offers no
- *  SHA-256, which is the case for pages from a plain http:// address.
+ *  SHA-256, which is the case for pages that come over plain HTTP.
  *  Throws an Error if the digest is another one or numbers are missing. */
 export async function openWeights({ tensors, sha256, base64 }) {
   const bytes = decodeBase64(base64);
