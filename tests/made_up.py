@@ -45,5 +45,3 @@ def network(folder, placement: Placement = "after_fc1", seed: int = 0, epochs: i
 def networks(folder) -> list[Run]:
     """One of each placement, the last with an earlier epoch."""
     return [network(folder, place, epochs=1 + (place == "after_fc1")) for place in PLACEMENTS]
-
-

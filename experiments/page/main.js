@@ -69,6 +69,8 @@ globalThis.mnistJax = Object.freeze({
   ink: inkOf,
   /** What the networks see of ink: 784 grey levels, or null. */
   toMnist: (ink) => toMnist(ink, SIDE),
+  /** What the networks see of the drawing: 784 grey levels, or null. */
+  seen: () => seen && Array.from(seen),
 });
 document.documentElement.dataset.ready = "yes";
 
