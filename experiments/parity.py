@@ -51,6 +51,7 @@ from experiments.groundwork.variants import Normalisation, Setting
 from mnist_jax import compilation, metrics, torch_weights, train
 from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_mnist
 from mnist_jax.model import LeNet, Placement
+from mnist_jax.programs import compiled
 
 TOLERANCE = 1e-9  # in float64, largest absolute difference
 REPORTED_STEPS = (1, 10, 100)  # steps after which the programs are compared, as after the last
@@ -225,7 +226,7 @@ def trace_ours(
     model = LeNet(placement, PIXELS[setting.normalisation], dtype)
     # Momentum 0 is passed as it is, so that the optimiser keeps a trace of the gradients then too.
     tx = optax.sgd(setting.learning_rate, momentum=setting.momentum)
-    programs = train.compiled(model, tx, batch_size=setting.batch_size)
+    programs = compiled(model, tx, batch_size=setting.batch_size)
     variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, placement))
     state = train.start_from(variables, tx)
     split, test = jax.device_put((train_split, test_split))

@@ -32,8 +32,9 @@ from experiments.groundwork.recipe import Recipe
 from experiments.groundwork.run_directory import Config, Row
 from mnist_jax import data, metrics, store, train
 from mnist_jax.data import Dataset, Split
+from mnist_jax.programs import Programs, ahead_of_time
 from mnist_jax.summary import summary
-from mnist_jax.train import Evaluation, Programs, TrainState, Variables
+from mnist_jax.train import Evaluation, TrainState, Variables
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ _NEEDED: dict[EvaluationName, tuple[str, ...]] = {
 def _compiled(programs: Programs, config: Config, names: Sequence[str]) -> Programs:
     """The programs, of which those that are named need not be compiled any more."""
     recipe = config.recipe
-    return train.ahead_of_time(programs, recipe.train_size, recipe.test_size, names)
+    return ahead_of_time(programs, recipe.train_size, recipe.test_size, names)
 
 
 def _needed_at_the_end(programs: Programs, config: Config) -> Programs:

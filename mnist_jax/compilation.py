@@ -2,7 +2,7 @@
 
 They are options of one `jax.jit`, so they hold for our programs and for nothing else in the
 process, and it does not matter when JAX was started. JAX refuses a jit with options inside another
-jit: options belong on the outermost one, and `train.compiled` and `parallel.over_seeds` put them
+jit: options belong on the outermost one, and `programs.compiled` and `parallel.over_seeds` put them
 there.
 """
 

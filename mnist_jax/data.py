@@ -1,6 +1,7 @@
 """MNIST as two splits of uint8 arrays, and how a network sees their pixels."""
 
 import os
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -116,3 +117,15 @@ def hold_out(split: Split, count: int) -> tuple[Split, Split]:
         Split(split.images[kept], split.labels[kept]),
         Split(split.images[held], split.labels[held]),
     )
+
+
+@lru_cache
+def places_in_tfds_order(size: int, held_out: int = 0) -> np.ndarray:
+    """The places `[size]` int32 of a training split's images, in the order in which TFDS has them.
+
+    Args:
+      size: the number of images in the split, which are in the order of the original file.
+      held_out: the number of images that `hold_out` took away before.
+    """
+    order = tfds.tfds_order("train", size + held_out)[:size]
+    return np.argsort(np.argsort(order)).astype(np.int32)

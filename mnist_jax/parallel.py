@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from mnist_jax import compilation, train
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
-from mnist_jax.train import Programs, TrainState, Variables
+from mnist_jax.programs import Programs, uncompiled
+from mnist_jax.train import TrainState, Variables
 
 SEEDS = "seeds"
 Devices = Sequence[Any]  # of `jax.Device`, which jaxlib does not declare as a type
@@ -47,13 +48,13 @@ def over_seeds(
     batch_size: int = 64,
     test_batch_size: int = train.TEST_BATCH_SIZE,
 ) -> Programs:
-    """Compiles the programs of `train.compiled` for many seeds at once.
+    """Compiles the programs of `programs.compiled` for many seeds at once.
 
     States, keys, orders and results have a leading axis of `S` seeds: `[S, ...]`. The seeds are
     divided over the mesh and exchange nothing. On CPU each one's results are those of a single run,
     bit for bit; other devices compute several seeds at once, and may round differently.
-    `S` need not be a multiple of the number of devices. `train.fit` runs one seed, so a study calls
-    these programs itself.
+    `S` need not be a multiple of the number of devices. `programs.fit` runs one seed, so a study
+    calls these programs itself.
 
     Args:
       model: the network.
@@ -62,7 +63,7 @@ def over_seeds(
       batch_size: images of one seed in a batch of training, `evaluate_batch` and `recalibrate`.
       test_batch_size: images of one seed that `evaluate` computes at once.
     """
-    one = train.uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
+    one = uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
 
     def init_state(keys: jax.Array) -> TrainState:
         return map_seeds(lambda key, _: one.init_state(key), keys, (), mesh)

@@ -1,12 +1,9 @@
 """Training as a pure function from (state, data, order) to (state, metrics), an epoch at a time.
 
 `B` is the batch size and `N` the number of examples of a split. The functions here are not
-compiled; `compiled` gives the programs of one network and optimiser, and `fit` runs them.
+compiled; `programs.compiled` gives the programs of one network and optimiser.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -17,12 +14,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from mnist_jax import compilation, metrics
+from mnist_jax import data, metrics
 from mnist_jax.data import Split
 from mnist_jax.kernels import in_memory
 from mnist_jax.metrics import Metrics
 from mnist_jax.model import centres, with_centres
-from mnist_jax.tfds import tfds_order
 
 Variables = Any  # Flax's: {"params": ..., "batch_stats": ...}
 
@@ -42,25 +38,6 @@ class Evaluation(NamedTuple):
 
     metrics: Metrics
     logits: jax.Array  # [N, 10]
-
-
-class Epoch(NamedTuple):
-    """The state after an epoch of `fit`, and the metrics of that epoch."""
-
-    number: int  # 1, 2, ...
-    state: TrainState
-    train: Metrics  # over all batches, each measured before its own step
-    test: Evaluation  # of the whole test split after the epoch
-
-
-class Programs(NamedTuple):
-    """The functions of this file for one network, optimiser and batch size, from `compiled`."""
-
-    init_state: Callable[[chex.PRNGKey], TrainState]
-    train_epoch: Callable[[TrainState, Split, jax.Array], tuple[TrainState, Metrics]]
-    evaluate: Callable[[Variables, Split], Evaluation]
-    evaluate_batch: Callable[[Variables, Split], Evaluation]  # with statistics of each batch
-    recalibrate: Callable[[Variables, Split], Variables]
 
 
 def init_state(model: nn.Module, tx: optax.GradientTransformation, key: chex.PRNGKey) -> TrainState:
@@ -125,14 +102,8 @@ def epoch_order(
       size: the number of training examples, in the order of the original file.
       held_out: the number of images that `data.hold_out` took away before.
     """
-    return jax.random.permutation(jax.random.fold_in(key, epoch), _places(size, held_out))
-
-
-@lru_cache
-def _places(size: int, held_out: int) -> np.ndarray:
-    """Where each of the images that are kept lies in their split, in TFDS's order, `[size]`."""
-    order = tfds_order("train", size + held_out)[:size]
-    return np.argsort(np.argsort(order)).astype(np.int32)
+    places = data.places_in_tfds_order(size, held_out)
+    return jax.random.permutation(jax.random.fold_in(key, epoch), places)
 
 
 def train_epoch(
@@ -298,128 +269,3 @@ def recalibrate(
     if whole < size:
         sums, _ = add(sums, images[whole:])
     return {**variables, "batch_stats": jax.tree.map(lambda x: x / size, sums)}
-
-
-def compiled(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    *,
-    batch_size: int = 64,
-    test_batch_size: int = TEST_BATCH_SIZE,
-) -> Programs:
-    """Jits the functions above for one network, with the options that suit the device.
-
-    Each call makes new programs, and each of these compiles when it is first called, so keep the
-    result and use it again.
-
-    Args:
-      model: the network.
-      tx: the optimiser.
-      batch_size: images in a batch of training, of `evaluate_batch` and of `recalibrate`.
-      test_batch_size: images that `evaluate` computes at once; it decides memory, not results.
-    """
-    programs = uncompiled(model, tx, batch_size=batch_size, test_batch_size=test_batch_size)
-    return Programs(*map(compilation.jit, programs))._replace(
-        init_state=compilation.jit(programs.init_state, quickly=True)  # weights are drawn once
-    )
-
-
-def uncompiled(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    *,
-    batch_size: int = 64,
-    test_batch_size: int = TEST_BATCH_SIZE,
-) -> Programs:
-    """As `compiled`, but not jitted: for `jax.jit` with other options, `jax.vmap` and the like.
-
-    Args:
-      model: the network.
-      tx: the optimiser.
-      batch_size: as in `compiled`.
-      test_batch_size: as in `compiled`.
-    """
-    return Programs(
-        init_state=partial(init_state, model, tx),
-        train_epoch=partial(train_epoch, model=model, tx=tx, batch_size=batch_size),
-        evaluate=partial(evaluate, model=model, batch_size=test_batch_size),
-        evaluate_batch=partial(evaluate, model=model, batch_size=batch_size, statistics="batch"),
-        recalibrate=partial(recalibrate, model=model, batch_size=batch_size),
-    )
-
-
-def ahead_of_time(
-    programs: Programs,
-    train_size: int,
-    test_size: int,
-    names: Sequence[str] = ("train_epoch", "init_state", "evaluate"),
-) -> Programs:
-    """Compiles some programs side by side for splits of known sizes, before the data are loaded.
-
-    Args:
-      programs: what `compiled` returned.
-      train_size: number of examples in the training split.
-      test_size: number of examples in the test split.
-      names: the fields of `Programs` to compile, the one that takes longest first.
-
-    Returns:
-      The same programs, with those that are named compiled. Of these, `recalibrate` and
-      `train_epoch` take training splits of this size only, and `evaluate` and `evaluate_batch` such
-      test splits.
-    """
-
-    def split(size: int) -> Split:
-        images = jax.ShapeDtypeStruct((size, 28, 28, 1), jnp.uint8)
-        return Split(images, jax.ShapeDtypeStruct((size,), jnp.int32))  # type: ignore[arg-type]
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(programs.init_state, key)
-    order = jax.ShapeDtypeStruct((train_size,), jnp.int32)
-    variables, train_split, test_split = variables_of(state), split(train_size), split(test_size)
-    arguments = {
-        "init_state": (key,),
-        "train_epoch": (state, train_split, order),
-        "evaluate": (variables, test_split),
-        "evaluate_batch": (variables, test_split),
-        "recalibrate": (variables, train_split),
-    }
-    # Only tracing needs Python; the compiler runs beside it in other threads.
-    with ThreadPoolExecutor() as pool:
-        compiling = {
-            name: pool.submit(getattr(programs, name).lower(*arguments[name]).compile)
-            for name in names
-        }
-        done = {name: future.result() for name, future in compiling.items()}
-    return programs._replace(**done)
-
-
-def fit(
-    programs: Programs,
-    state: TrainState,
-    train_split: Split,
-    test_split: Split,
-    key: chex.PRNGKey,
-    *,
-    epochs: int,
-    done: int = 0,
-) -> Iterator[Epoch]:
-    """Trains for some epochs and yields after each one.
-
-    Args:
-      programs: what `compiled` returned.
-      state: where to start.
-      train_split: the split to train on.
-      test_split: the split to evaluate on.
-      key: decides the order of the examples in each epoch, by `epoch_order`.
-      epochs: the number of the last epoch.
-      done: the number of epochs that the state was trained for already.
-
-    Yields:
-      Each epoch with its state and metrics, as soon as both are computed.
-    """
-    train_split, test_split = jax.device_put((train_split, test_split))
-    for number in range(done + 1, epochs + 1):
-        order = epoch_order(key, number, train_split.labels.shape[0])  # [N]
-        state, sums = programs.train_epoch(state, train_split, order)
-        tested = programs.evaluate(variables_of(state), test_split)
-        yield jax.block_until_ready(Epoch(number, state, sums, tested))

@@ -190,16 +190,17 @@ EPOCH = """
     import hashlib, json
     import numpy as np
     import jax, optax
-    from mnist_jax import compilation, train
+    from mnist_jax import compilation
     from mnist_jax.data import Split
+    from mnist_jax.programs import compiled, fit
     from mnist_jax.model import LeNet
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (160, 28, 28, 1), dtype=np.uint8)
     split = Split(images, rng.integers(0, 10, 160, dtype=np.int32))
-    programs = train.compiled(LeNet("none"), optax.sgd(0.01))
+    programs = compiled(LeNet("none"), optax.sgd(0.01))
     state = programs.init_state(jax.random.key(0))
-    epochs = train.fit(programs, state, split, split, jax.random.key(1), epochs=1)
+    epochs = fit(programs, state, split, split, jax.random.key(1), epochs=1)
     bits = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(list(epochs)))
     print(json.dumps([compilation.options(), hashlib.sha256(bits).hexdigest()]))
 """

@@ -1,7 +1,7 @@
 """Each kernel's fast form against its reference form: values, gradients, transformations.
 
 Small integers make float32 exact. Both forms must then agree to the last bit, ties included; with
-random numbers the tests allow for rounding. Both are compiled as `train.compiled` compiles them.
+random numbers the tests allow for rounding. Both are compiled as `programs.compiled` compiles them.
 """
 
 import functools

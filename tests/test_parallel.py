@@ -12,17 +12,18 @@ import pytest
 from mnist_jax import parallel, train
 from mnist_jax.data import Split
 from mnist_jax.model import PLACEMENTS, LeNet
+from mnist_jax.programs import Programs, compiled
 
 B = 64
 SIZE = 2 * B + 32  # the last batch is partial
 TX = optax.sgd(0.05, momentum=0.9)
 single = functools.cache(
-    lambda placement: train.compiled(LeNet(placement), TX, batch_size=B, test_batch_size=50)
+    lambda placement: compiled(LeNet(placement), TX, batch_size=B, test_batch_size=50)
 )
 
 
 @functools.cache
-def over_seeds(placement: str) -> train.Programs:
+def over_seeds(placement: str) -> Programs:
     mesh = parallel.seeds_mesh(jax.devices()[:2])
     return parallel.over_seeds(LeNet(placement), TX, mesh=mesh, batch_size=B, test_batch_size=50)
 

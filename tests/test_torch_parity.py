@@ -19,6 +19,7 @@ from experiments.groundwork import files, settings
 from mnist_jax import metrics, torch_weights, train
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import PLACEMENTS, LeNet
+from mnist_jax.programs import uncompiled
 
 torch = pytest.importorskip("torch")
 
@@ -204,7 +205,7 @@ def test_evaluation_is_pytorchs_in_three_ways(placement):
     with jax.enable_x64(True):
         model, variables = networks(placement, torch.float64)
         before = copy.deepcopy(model.state_dict())
-        programs = train.uncompiled(
+        programs = uncompiled(
             LeNet(placement, HALF, jnp.float64), optax.sgd(0.1), batch_size=16, test_batch_size=16
         )
         train_split, test_split = made_up(64), made_up(40, seed=1)
@@ -243,7 +244,7 @@ def test_a_cycle_with_nesterovs_momentum_is_pytorchs():
         model, variables = networks(placement, torch.float64)
         tx = settings.sgd(0.1, MOMENTUM, nesterov=True, one_cycle_steps=steps)
         state = train.start_from(variables, tx)
-        programs = train.uncompiled(LeNet(placement, HALF, jnp.float64), tx, batch_size=batch_size)
+        programs = uncompiled(LeNet(placement, HALF, jnp.float64), tx, batch_size=batch_size)
         train_epoch = jax.jit(programs.train_epoch)
         for _ in range(epochs):
             state, sums = train_epoch(state, split, jnp.arange(size))

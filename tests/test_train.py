@@ -14,6 +14,7 @@ from experiments.groundwork import recipe
 from mnist_jax import layers, metrics, train
 from mnist_jax.data import PIXELS, normalise
 from mnist_jax.model import PLACEMENTS, LeNet, centres
+from mnist_jax.programs import Epoch, ahead_of_time, compiled, fit, uncompiled
 
 BATCH = 32  # 200 = 6 * 32 + 8
 TX = optax.sgd(0.01, momentum=0.9)
@@ -36,8 +37,8 @@ MODEL = Tiny()
 
 @functools.cache
 def programs(model=MODEL, tx=TX, **batch_sizes):
-    """What a user has: the programs of `train.compiled`, compiled once for all tests."""
-    return train.compiled(model, tx, **{"batch_size": BATCH} | batch_sizes)
+    """What a user has: the programs of `programs.compiled`, compiled once for all tests."""
+    return compiled(model, tx, **{"batch_size": BATCH} | batch_sizes)
 
 
 @functools.cache
@@ -475,11 +476,11 @@ def test_evaluation_computes_no_gradient(splits):
     assert programs(model).evaluate(train.variables_of(state), splits[1]).metrics.count == 77
 
 
-def run(splits, placement: str, seed: int = 0, *, epochs: int = 12) -> list[train.Epoch]:
+def run(splits, placement: str, seed: int = 0, *, epochs: int = 12) -> list[Epoch]:
     init_key, order_key = jax.random.split(jax.random.key(seed))
     ours = programs(LeNet(placement), FASTER if placement == "none" else TX)
     state = ours.init_state(init_key)
-    return list(train.fit(ours, state, *splits, order_key, epochs=epochs))
+    return list(fit(ours, state, *splits, order_key, epochs=epochs))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -501,14 +502,14 @@ def test_the_same_seed_gives_the_same_bits(splits):
 
 
 def test_fit_follows_epoch_order_and_evaluates_after_the_epoch(splits, start):
-    epochs = train.fit(programs(), start, *splits, jax.random.key(1), epochs=2)
+    epochs = fit(programs(), start, *splits, jax.random.key(1), epochs=2)
     state = start
     for number in (1, 2):
         epoch = next(epochs)
         order = train.epoch_order(jax.random.key(1), number, 200)
         state, sums = programs().train_epoch(state, splits[0], order)
         tested = programs().evaluate(train.variables_of(state), splits[1])
-        assert_equal(epoch, train.Epoch(number, state, sums, tested))
+        assert_equal(epoch, Epoch(number, state, sums, tested))
     assert next(epochs, None) is None
 
 
@@ -518,11 +519,11 @@ def test_a_run_that_is_continued_is_the_run(splits, placement, done):
     """Bit for bit: `fit` needs the state and the number of epochs behind it, and nothing else."""
     ours, key = programs(LeNet(placement)), functools.partial(jax.random.key, 1)
     start = ours.init_state(jax.random.key(0))
-    whole = list(train.fit(ours, start, *splits, key(), epochs=4))
+    whole = list(fit(ours, start, *splits, key(), epochs=4))
     state = jax.tree.map(np.array, whole[done - 1].state)  # as from a file
-    rest = list(train.fit(ours, state, *splits, key(), epochs=4, done=done))
+    rest = list(fit(ours, state, *splits, key(), epochs=4, done=done))
     assert_equal(rest, whole[done:])
-    assert list(train.fit(ours, state, *splits, key(), epochs=done, done=done)) == []
+    assert list(fit(ours, state, *splits, key(), epochs=done, done=done)) == []
 
 
 class TestNumpy:
@@ -559,21 +560,21 @@ class TestNumpy:
 
     def test_fit(self, synthetic, start, splits):
         ours, theirs = (
-            list(train.fit(programs(), start, *given, jax.random.key(1), epochs=2))
+            list(fit(programs(), start, *given, jax.random.key(1), epochs=2))
             for given in (synthetic, splits)
         )
         assert_equal(ours, theirs)
 
 
 def test_compiled_ahead_of_time_is_the_same(splits, start, order, after_one):
-    ours = train.ahead_of_time(programs(), 200, 77)
+    ours = ahead_of_time(programs(), 200, 77)
     assert_equal(ours.init_state(jax.random.key(0)), start)
     assert_equal(ours.train_epoch(start, splits[0], order), after_one)
     variables = train.variables_of(start)
     assert_equal(ours.evaluate(variables, splits[1]), programs().evaluate(variables, splits[1]))
     with pytest.raises(TypeError):
         ours.evaluate(variables, splits[0])  # of another size
-    others = train.ahead_of_time(programs(), 200, 77, ["recalibrate", "evaluate_batch"])
+    others = ahead_of_time(programs(), 200, 77, ["recalibrate", "evaluate_batch"])
     assert others.train_epoch is programs().train_epoch  # was not named
     recalibrated = others.recalibrate(variables, splits[0])
     assert_equal(recalibrated, programs().recalibrate(variables, splits[0]))
@@ -606,7 +607,7 @@ def test_the_guard_would_notice(synthetic, start, order):
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_everything_lowers_for_accelerators(splits, placement):
     """Nothing but the CPU's own kernels depends on the platform; no such device is needed."""
-    pure = train.uncompiled(LeNet(placement), TX, batch_size=BATCH)
+    pure = uncompiled(LeNet(placement), TX, batch_size=BATCH)
     state = jax.eval_shape(pure.init_state, jax.random.key(0))
     order = jax.ShapeDtypeStruct((200,), jnp.int32)
     variables = train.variables_of(state)

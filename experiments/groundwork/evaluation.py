@@ -8,7 +8,8 @@ is the order of our splits.
 from typing import Literal
 
 from mnist_jax.data import Split
-from mnist_jax.train import Evaluation, Programs, Variables
+from mnist_jax.programs import Programs
+from mnist_jax.train import Evaluation, Variables
 
 EvaluationName = Literal["running", "batch", "recalibrated"]
 # What the names of their metrics begin with. In a network without batch normalisation the three are
@@ -26,7 +27,7 @@ def to_predict_with(
     """The variables that one of the three ways predicts with: recalibrated ones, or as they are.
 
     Args:
-      programs: what `train.compiled` or `parallel.over_seeds` returned.
+      programs: what `programs.compiled` or `parallel.over_seeds` returned.
       variables: those of the network, or `[S, ...]` of `S` seeds.
       name: the way.
       train: the training split; only its images are used, to recalibrate.

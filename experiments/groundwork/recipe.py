@@ -14,9 +14,10 @@ import optax
 import tyro
 
 from experiments.groundwork.command import UsageError, refuse
-from mnist_jax import data, train
+from mnist_jax import data
 from mnist_jax.data import PIXELS, DatasetName
 from mnist_jax.model import LeNet, NormReLU, Placement, ResidualBlock
+from mnist_jax.programs import Programs, compiled
 
 PixelScale = Literal["half", "mnist", "none"]  # the keys of `mnist_jax.data.PIXELS`
 Schedule = Literal["constant", "one_cycle"]
@@ -143,9 +144,9 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     return optax.sgd(rate, momentum=recipe.momentum or None, nesterov=recipe.nesterov)
 
 
-def programs(recipe: Recipe) -> train.Programs:
+def programs(recipe: Recipe) -> Programs:
     """The compiled programs of a single run."""
-    return train.compiled(network(recipe), optimiser(recipe), batch_size=recipe.batch_size)
+    return compiled(network(recipe), optimiser(recipe), batch_size=recipe.batch_size)
 
 
 def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:
