@@ -18,15 +18,11 @@ absolute value in it. On two CPU cores this takes half a minute, in float64 a mi
 PyTorch: pip install -e '.[torch]'.
 """
 
-if __name__ == "__main__":
-    from experiments.groundwork import stopping
-
-    stopping.end_at_once()
-
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -38,20 +34,12 @@ from flax import traverse_util
 from rich import box
 from rich.table import Table
 
-from experiments.groundwork import files, options, settings, terminal
-from experiments.groundwork.manifest import manifest
-from experiments.groundwork.options import (
-    DataOptions,
-    FailedError,
-    OptionalPath,
-    UsageError,
-    refuse,
-)
-from experiments.groundwork.variants import Normalisation, Setting
-from mnist_jax import compilation, metrics, torch_weights, train
-from mnist_jax.data import PIXELS, TEST_SIZE, TRAIN_SIZE, Split, digests, load_mnist
+from experiments.groundwork import command, machine, terminal
+from experiments.groundwork.command import DataOptions, FailedError, UsageError, refuse
+from experiments.groundwork.recipe import MAX_SEED, PixelScale, Recipe
+from mnist_jax import compilation, data, metrics, store, torch_weights, train
+from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import LeNet, Placement
-from mnist_jax.programs import compiled
 
 TOLERANCE = 1e-9  # in float64, largest absolute difference
 REPORTED_STEPS = (1, 10, 100)  # steps after which the programs are compared, as after the last
@@ -64,30 +52,40 @@ Trace = dict[str, StateDict]  # what one program computed, stage by stage
 
 
 @dataclass(frozen=True)
-class Config:
+class Options:
     """Compare this program with PyTorch over one epoch."""
 
     placement: Placement = "after_fc1"
     """Where the residual block stands."""
     float64: bool = False
     """Compute in float64 and demand agreement to 1e-9."""
-    batch_size: int = settings.REPORT.batch_size
+    batch_size: int = Recipe.batch_size
     """Number of images in a training step, at least 1."""
-    learning_rate: float = settings.REPORT.learning_rate
+    learning_rate: float = Recipe.learning_rate
     """Learning rate of stochastic gradient descent, at least 0."""
-    momentum: float = settings.REPORT.momentum
+    momentum: float = Recipe.momentum
     """Momentum of stochastic gradient descent, at least 0 and below 1."""
+    pixels: PixelScale = "half"
+    """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images, from 0 to 4294967295."""
-    normalisation: Normalisation = "half"
-    """Scale of a pixel x of 0..1: (x - 0.5)/0.5, (x - 0.1307)/0.3081, or x itself."""
     threads: int = 2
     """Number of PyTorch's threads, at least 1."""
     other_threads: int = 1
     """Number of threads in PyTorch's second run, at least 1."""
-    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    json: OptionalPath = None
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
+    json: Path | None = None
     """File for every difference, as JSON."""
+
+
+class Task(NamedTuple):
+    """What both programs compute."""
+
+    recipe: Recipe
+    start: StateDict  # the initial weights, whose dtype is that of the whole computation
+    train: Split  # `N` images and labels
+    test: Split
+    order: np.ndarray  # [N] int32, the places of the training images in the order of training
 
 
 class Difference(NamedTuple):
@@ -108,82 +106,83 @@ class Row(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    return command.main(Options, parity, arguments, name="experiments.parity", description=__doc__)
 
-    def body() -> int:
-        config = options.parse(Config, arguments, name="experiments.parity", description=__doc__)
-        check(config)
-        setting = Setting(
-            config.momentum, config.normalisation, config.learning_rate, config.batch_size
-        )
-        train_split, test_split = load_mnist(config.data.data_dir, config.data.mirror)
-        with jax.enable_x64(config.float64):
-            start = initial_weights(config.placement, config.seed, float64=config.float64)
-            key = jax.random.key(config.seed)
-            order = np.array(train.epoch_order(key, 1, len(train_split.labels)))
-            common = (config.placement, setting, start, train_split, test_split, order)
-            ours = trace_ours(*common)
-            theirs = trace_torch(*common, threads=config.threads)
-            again = trace_torch(*common, threads=config.other_threads)
-        rows = compare(ours, theirs, again)
-        worst = max(rows, key=lambda row: np.nan_to_num(row.ours.absolute, nan=np.inf))
-        programs = {"here": ours, "PyTorch": theirs, "PyTorch again": again}
-        accuracies = {
-            name: float(trace[EVALUATION]["test accuracy"]) for name, trace in programs.items()
+
+def parity(options: Options) -> None:
+    """Trains in both programs, and prints how far apart they are.
+
+    Raises:
+      UsageError: an option has a value that it cannot have, or PyTorch is not installed.
+      FailedError: in float64 the programs differ by more than `TOLERANCE`.
+      DataError: the data cannot be had.
+    """
+    recipe = Recipe(
+        placement=options.placement,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        momentum=options.momentum,
+        pixels=options.pixels,
+    )
+    _check(options, recipe)
+    machine.start()
+    mnist = data.load_mnist(options.data.data_dir, options.data.mirror)
+    with jax.enable_x64(options.float64):
+        start = initial_weights(options.placement, options.seed, float64=options.float64)
+        key = jax.random.key(options.seed)
+        order = np.array(train.epoch_order(key, 1, len(mnist.train.labels)))
+        task = Task(recipe, start, mnist.train, mnist.test, order)
+        traces = {
+            "here": trace_ours(task),
+            "PyTorch": trace_torch(task, threads=options.threads),
+            "PyTorch again": trace_torch(task, threads=options.other_threads),
         }
-
-        console = terminal.console()
-        console.print(
-            f"LeNet, block {config.placement}, {'float64' if config.float64 else 'float32'}, "
-            f"against PyTorch with {config.threads} threads, and that against PyTorch with "
-            f"{config.other_threads}"
-        )
-        for table in tables(rows):
-            terminal.print_table(console, table)
-        for name, accuracy in accuracies.items():
-            console.print(f"test accuracy {name}: {accuracy:.2f} %")
-        console.print(
-            f"largest difference: {worst.ours.absolute:.1e} ({worst.stage}, {worst.name})"
-        )
-        if config.json:
-            described = asdict(config) | {"json": str(config.json), "data": None}
-            result = {
-                "config": described,
-                "manifest": manifest(digests(train_split, test_split)),
-                "torch": importlib.metadata.version("torch"),
-                "test_accuracy_percent": accuracies,
-                "rows": [
-                    row._asdict() | {"ours": row.ours._asdict(), "torch": row.torch._asdict()}
-                    for row in rows
-                ],
-            }
-            files.write_whole(config.json, files.as_json(result))
-        if config.float64 and not worst.ours.absolute <= TOLERANCE:  # NaN is no agreement
-            raise FailedError(f"the programs differ by more than {TOLERANCE:g}")
-        return options.OK
-
-    return options.run_command(body)
+    rows = compare(*traces.values())
+    worst = max(rows, key=lambda row: np.nan_to_num(row.ours.absolute, nan=np.inf))
+    console = terminal.console()
+    console.print(
+        f"LeNet, block {options.placement}, {'float64' if options.float64 else 'float32'}, "
+        f"against PyTorch with {options.threads} threads, and that against PyTorch with "
+        f"{options.other_threads}"
+    )
+    for table in tables(rows):
+        terminal.print_table(console, table)
+    for name, trace in traces.items():
+        console.print(f"test accuracy {name}: {trace[EVALUATION]['test accuracy']:.2f} %")
+    console.print(f"largest difference: {worst.ours.absolute:.1e} ({worst.stage}, {worst.name})")
+    if options.json:
+        result = {
+            "recipe": asdict(recipe),
+            "seed": options.seed,
+            "float64": options.float64,
+            "threads": [options.threads, options.other_threads],
+            "manifest": machine.manifest(mnist.sha256),
+            "torch": importlib.metadata.version("torch"),
+            "rows": [
+                row._asdict() | {"ours": row.ours._asdict(), "torch": row.torch._asdict()}
+                for row in rows
+            ],
+        }
+        store.write_json(options.json, result)
+    if options.float64 and not worst.ours.absolute <= TOLERANCE:  # NaN is no agreement
+        raise FailedError(f"the programs differ by more than {TOLERANCE:g}")
 
 
-def check(config: Config) -> None:
+def _check(options: Options, recipe: Recipe) -> None:
     """Checks all options that can be checked without the data, and that PyTorch is there.
 
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    options.refuse_training(
-        train_size=TRAIN_SIZE,
-        placement=config.placement,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-    )
-    if config.placement == "after_fc1" and TEST_SIZE % config.batch_size == 1:
-        refuse("batch_size", "such that no batch of test images has one image", config.batch_size)
+    recipe.check()
+    if not 0 <= options.seed <= MAX_SEED:
+        refuse("seed", f"from 0 to {MAX_SEED}", options.seed)
+    if recipe.placement == "after_fc1" and data.TEST_SIZE % recipe.batch_size == 1:
+        refuse("batch_size", "such that no batch of test images has one image", recipe.batch_size)
     for name in ("threads", "other_threads"):
-        if not 1 <= getattr(config, name) <= MAX_THREADS:
-            refuse(name, f"from 1 to {MAX_THREADS}", getattr(config, name))
-    options.refuse_unless_writable(json=config.json)
+        if not 1 <= getattr(options, name) <= MAX_THREADS:
+            refuse(name, f"from 1 to {MAX_THREADS}", getattr(options, name))
+    command.refuse_unless_writable(json=options.json)
     if importlib.util.find_spec("torch") is None:
         raise UsageError("parity needs PyTorch: pip install -e '.[torch]'")
 
@@ -201,43 +200,29 @@ def initial_weights(placement: Placement, seed: int, *, float64: bool) -> StateD
     return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
 
 
-def trace_ours(
-    placement: Placement,
-    setting: Setting,
-    start: StateDict,
-    train_split: Split,
-    test_split: Split,
-    order: np.ndarray,
-) -> Trace:
+def trace_ours(task: Task) -> Trace:
     """Trains in JAX for one epoch.
-
-    Args:
-      placement: where the residual block stands.
-      setting: the settings of the training.
-      start: the initial weights, whose dtype is that of the whole computation.
-      train_split: `N` training images and labels.
-      test_split: the test images and labels.
-      order: `[N]` int32, the places of the training images in the order of training.
 
     Returns:
       The arrays of each stage, under the names that `trace_torch` gives them too.
     """
+    recipe, start, _, _, order = task
     dtype = start["conv1.weight"].dtype
-    model = LeNet(placement, PIXELS[setting.normalisation], dtype)
+    model = LeNet(recipe.placement, PIXELS[recipe.pixels], dtype)
     # Momentum 0 is passed as it is, so that the optimiser keeps a trace of the gradients then too.
-    tx = optax.sgd(setting.learning_rate, momentum=setting.momentum)
-    programs = compiled(model, tx, batch_size=setting.batch_size)
-    variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, placement))
+    tx = optax.sgd(recipe.learning_rate, momentum=recipe.momentum)
+    programs = train.compiled(model, tx, batch_size=recipe.batch_size)
+    variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, recipe.placement))
     state = train.start_from(variables, tx)
-    split, test = jax.device_put((train_split, test_split))
+    split, test = jax.device_put((task.train, task.test))
 
-    first = split.images[order[: setting.batch_size]]
+    first = split.images[order[: recipe.batch_size]]
     trace: Trace = {
         f"activations, {mode}": activations(model, variables, first, train=mode == "training")
         for mode in ("training", "evaluation")
     }
     total, step = metrics.zero(dtype), 0
-    for step, part in parts(order, setting.batch_size):
+    for step, part in parts(order, recipe.batch_size):
         state, sums = programs.train_epoch(state, split, jnp.asarray(part))
         total += sums
         if step == 1:
@@ -253,7 +238,7 @@ def trace_ours(
         trace[f"after step {step}"] = {"training loss": np.asarray(total.mean_loss)} | weights
 
     variables = train.variables_of(state)
-    recalibrated = programs.recalibrate(variables, Split(*_whole(split, setting.batch_size)))
+    recalibrated = programs.recalibrate(variables, Split(*_whole(split, recipe.batch_size)))
     trace[EVALUATION] = (
         tested("", programs.evaluate(variables, test).metrics)
         | tested(", batch statistics", programs.evaluate_batch(variables, test).metrics)
@@ -263,36 +248,28 @@ def trace_ours(
     return trace
 
 
-def trace_torch(
-    placement: Placement,
-    setting: Setting,
-    start: StateDict,
-    train_split: Split,
-    test_split: Split,
-    order: np.ndarray,
-    *,
-    threads: int,
-) -> Trace:
-    """Trains in PyTorch for one epoch; arguments as in `trace_ours`."""
+def trace_torch(task: Task, *, threads: int) -> Trace:
+    """Trains in PyTorch for one epoch, with so many threads."""
     import torch
 
     from experiments.groundwork import torch_report
 
     torch.set_num_threads(threads)
-    pixels, batch_size = PIXELS[setting.normalisation], setting.batch_size
-    weights = {name: torch.from_numpy(array) for name, array in start.items()}
+    recipe, order = task.recipe, task.order
+    pixels, batch_size = PIXELS[recipe.pixels], recipe.batch_size
+    weights = {name: torch.from_numpy(array) for name, array in task.start.items()}
     dtype = weights["conv1.weight"].dtype
-    images, labels = torch_report.in_memory(train_split, pixels, dtype)
+    images, labels = torch_report.in_memory(task.train, pixels, dtype)
 
     trace: Trace = {}
-    model = torch_report.build(placement, 0, dtype)
+    model = torch_report.build(recipe.placement, 0, dtype)
     for mode in ("training", "evaluation"):
         model.load_state_dict(weights)
         model.train(mode == "training")
         first = images[torch.from_numpy(order[:batch_size]).long()]
         trace[f"activations, {mode}"] = torch_report.activations(model, first)
     model.load_state_dict(weights)
-    optimizer = torch_report.make_optimizer(model, setting.learning_rate, setting.momentum)
+    optimizer = torch_report.make_optimizer(model, recipe.learning_rate, recipe.momentum)
     loss, count = 0.0, 0
     for step, part in parts(order, batch_size):
         batches = torch_report.in_order(images, labels, torch.from_numpy(part).long(), batch_size)
@@ -310,7 +287,7 @@ def trace_torch(
     def batched(split: tuple[Any, Any], size: int) -> torch_report.Batches:
         return list(zip(*(tensor.split(size) for tensor in split), strict=True))
 
-    test = torch_report.in_memory(test_split, pixels, dtype)
+    test = torch_report.in_memory(task.test, pixels, dtype)
     in_test_batches = batched(test, train.TEST_BATCH_SIZE)
     each = torch_report.evaluate_in_training_mode(model, batched(test, batch_size))
     in_file_order = batched(_whole((images, labels), batch_size), batch_size)
@@ -443,4 +420,4 @@ def _largest(differences: Sequence[Difference]) -> Difference:
 
 
 if __name__ == "__main__":
-    options.leave(main())
+    command.leave(main())
