@@ -102,6 +102,8 @@ def train_in(directory: Path, config: Config, source: DataOptions, console: Cons
     state, history = _state_of(directory, config, programs, mnist)
     for line in run_directory.begin(directory, config, machine.manifest(mnist.sha256)):
         console.print(f"differs from when the run was begun: {line}")
+    for row in history[-1:]:
+        _refuse_unless_finite(row)
     compiling = beside.submit(_needed_at_the_end, programs, config)
     with (
         command.continued_by("python", "-m", "experiments.resume", directory),

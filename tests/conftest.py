@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 from pathlib import Path
 
 import jax
@@ -20,14 +19,17 @@ jax.config.update("jax_debug_key_reuse", True)
 # `jax_check_tracer_leaks` traces everything anew and would make the suite three times as long;
 # test_train.py checks one epoch with it.
 
-# A job in the background of a shell ignores SIGINT. So would the tests that send it to themselves,
-# and wait for ever.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 MIRROR = Path(
     os.environ.get("MNIST_MIRROR") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
 )
+
+
+def pytest_configure(config):
+    """Tests compile the same programs again and again, in several processes."""
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -49,26 +51,6 @@ def earlier_objects_are_not_garbage():
     """
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def schedules():
-    """The schedules of optax count on what JAX does unless it is told to be strict."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # in all threads
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-@pytest.fixture
-def no_signal_is_ignored():
-    """Under nohup this process ignores SIGHUP, and so would each process that it starts."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ignored = [number for number in signals if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +75,10 @@ def mnist(mnist_dir) -> Dataset:
 def synthetic() -> tuple[Split, Split]:
     """Made-up images, see `small.DATASET`."""
     return small.DATASET.train, small.DATASET.test
+
+
+@pytest.fixture
+def commands_read_synthetic():
+    """The commands read the made-up images instead of MNIST."""
+    with small.in_place_of_mnist():
+        yield

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from experiments.groundwork.files import FileError, Lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.groundwork import files
-from experiments.groundwork.files import FileError, Lines
 
 ROOT = Path(__file__).parents[1]
 ROWS = [

@@ -140,7 +140,12 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     rate: optax.ScalarOrSchedule = recipe.learning_rate
     if recipe.schedule == "one_cycle":
         steps = recipe.epochs * -(-recipe.train_size // recipe.batch_size)
-        rate = optax.cosine_onecycle_schedule(steps, recipe.peak_learning_rate)
+        cycle = optax.cosine_onecycle_schedule(steps, recipe.peak_learning_rate)
+
+        def rate(step: Any) -> Any:
+            with jax.numpy_dtype_promotion("standard"):  # which the schedules of optax count on
+                return cycle(step)
+
     return optax.sgd(rate, momentum=recipe.momentum or None, nesterov=recipe.nesterov)
 
 
