@@ -90,9 +90,9 @@ def train_in(directory: Path, config: Config, source: DataOptions, console: Cons
       source: where the data are.
       console: prints what happens.
     """
-    programs = recipe.programs(config.recipe)
+    jitted = recipe.programs(config.recipe)
     beside = ThreadPoolExecutor(1)  # compiles while this thread loads data, and later trains
-    compiling = beside.submit(_compiled, programs, config, _NEEDED[config.evaluation])
+    compiling = beside.submit(_compiled, jitted, config, _NEEDED[config.evaluation])
     with terminal.log_of_library(console):
         mnist = data.load_mnist(source.data_dir, source.mirror, dataset=config.recipe.dataset)
     splits = jax.device_put(recipe.splits(config.recipe, mnist))
@@ -104,7 +104,7 @@ def train_in(directory: Path, config: Config, source: DataOptions, console: Cons
         console.print(f"differs from when the run was begun: {line}")
     for row in history[-1:]:
         _refuse_unless_finite(row)
-    compiling = beside.submit(_needed_at_the_end, programs, config)
+    compiling = beside.submit(_needed_at_the_end, jitted, programs, config)
     with (
         command.continued_by("python", "-m", "experiments.resume", directory),
         terminal.progress(console, "epochs", len(history), config.recipe.epochs) as advance,
@@ -136,17 +136,23 @@ def _compiled(programs: Programs, config: Config, names: Sequence[str]) -> Progr
     return ahead_of_time(programs, recipe.train_size, recipe.test_size, names)
 
 
-def _needed_at_the_end(programs: Programs, config: Config) -> Programs:
+def _needed_at_the_end(jitted: Programs, programs: Programs, config: Config) -> Programs:
     """Gets ready, while the network trains, what only the end of a run needs.
 
     This saves the second that matplotlib and two programs take.
+
+    Args:
+      jitted: the programs, none of them compiled.
+      programs: the same, with those compiled that an epoch needs.
+      config: what the run is asked for.
     """
     import experiments.figures.run  # noqa: F401
 
     if not _three_ways(config):
         return programs
-    names = ("evaluate", "evaluate_batch", "recalibrate")
-    return _compiled(programs, config, [n for n in names if n not in _NEEDED[config.evaluation]])
+    missing = {"evaluate", "evaluate_batch", "recalibrate"}.difference(_NEEDED[config.evaluation])
+    found = _compiled(jitted, config, sorted(missing))
+    return programs._replace(**{name: getattr(found, name) for name in missing})
 
 
 def _three_ways(config: Config) -> bool:
