@@ -29,7 +29,7 @@ from experiments.groundwork.evaluation import (
 )
 from experiments.groundwork.machine import MachineOptions
 from experiments.groundwork.recipe import Recipe
-from experiments.groundwork.run_directory import Config, Row
+from experiments.groundwork.run_directory import CHECKPOINT, Config, Row
 from mnist_jax import data, metrics, store, train
 from mnist_jax.data import Dataset, Split
 from mnist_jax.programs import Programs, ahead_of_time
@@ -102,11 +102,14 @@ def train_in(directory: Path, config: Config, source: DataOptions, console: Cons
     state, history = _state_of(directory, config, programs, mnist)
     for line in run_directory.begin(directory, config, machine.manifest(mnist.sha256)):
         console.print(f"differs from when the run was begun: {line}")
-    for row in history[-1:]:
-        _refuse_unless_finite(row)
+    if history:
+        console.print(f"continued after epoch {len(history)}")
+        _refuse_unless_finite(history[-1])
     compiling = beside.submit(_needed_at_the_end, jitted, programs, config)
     with (
-        command.continued_by("python", "-m", "experiments.resume", directory),
+        command.continued_by(
+            "python", "-m", "experiments.resume", directory, once=directory / CHECKPOINT
+        ),
         terminal.progress(console, "epochs", len(history), config.recipe.epochs) as advance,
     ):
         for epoch in _epochs(config, programs, splits, state, history):
@@ -130,7 +133,7 @@ _NEEDED: dict[EvaluationName, tuple[str, ...]] = {
 }
 
 
-def _compiled(programs: Programs, config: Config, names: Sequence[str]) -> Programs:
+def _compiled(programs: Programs, config: Config, names: tuple[str, ...]) -> Programs:
     """The programs, of which those that are named need not be compiled any more."""
     recipe = config.recipe
     return ahead_of_time(programs, recipe.train_size, recipe.test_size, names)
@@ -151,7 +154,7 @@ def _needed_at_the_end(jitted: Programs, programs: Programs, config: Config) -> 
     if not _three_ways(config):
         return programs
     missing = {"evaluate", "evaluate_batch", "recalibrate"}.difference(_NEEDED[config.evaluation])
-    found = _compiled(jitted, config, sorted(missing))
+    found = _compiled(jitted, config, tuple(sorted(missing)))
     return programs._replace(**{name: getattr(found, name) for name in missing})
 
 
@@ -171,7 +174,7 @@ def _state_of(
         has more epochs than it is asked for.
       StoreError: the checkpoint is damaged, or that of another network.
     """
-    if not (directory / run_directory.CHECKPOINT).exists():
+    if not (directory / CHECKPOINT).exists():
         return _initial_state(config, programs), []
     saved, history, data_sha256 = run_directory.read_checkpoint(directory)
     if data_sha256 != mnist.sha256:

@@ -80,11 +80,15 @@ def test_what_ends_a_command_is_one_line_and_a_status(error, status, line, capsy
     assert printed.count("\n") == 1
 
 
-def test_what_is_interrupted_says_how_to_continue(capsys):
+def test_what_is_interrupted_says_how_to_continue(tmp_path, capsys):
     def function(options):
-        with command.continued_by("python", "-m", "x", Path("my runs")):
+        with command.continued_by("python", "-m", "x", Path("my runs"), once=begun):
             raise KeyboardInterrupt
 
+    begun = tmp_path / "begun"
+    assert run(function=function) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    begun.touch()
     assert run(function=function) == 130
     assert capsys.readouterr().err == "interrupted; to continue: python -m x 'my runs'\n"
 

@@ -158,12 +158,18 @@ def main(
 
 
 @contextlib.contextmanager
-def continued_by(*words: object) -> Iterator[None]:
-    """Whatever interrupts what the context holds says that this command line continues it."""
+def continued_by(*words: object, once: Path) -> Iterator[None]:
+    """Whatever interrupts the context says which command line continues it.
+
+    Args:
+      words: the command line.
+      once: a file without which there is nothing to continue.
+    """
     try:
         yield
     except (KeyboardInterrupt, BrokenPipeError) as stop:
-        stop.add_note(f"to continue: {shlex.join(map(str, words))}")
+        if once.exists():
+            stop.add_note(f"to continue: {shlex.join(map(str, words))}")
         raise
 
 
