@@ -40,6 +40,7 @@ from experiments.groundwork.recipe import MAX_SEED, PixelScale, Recipe
 from mnist_jax import compilation, data, metrics, store, torch_weights, train
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import LeNet, Placement
+from mnist_jax.programs import compiled
 
 TOLERANCE = 1e-9  # in float64, largest absolute difference
 REPORTED_STEPS = (1, 10, 100)  # steps after which the programs are compared, as after the last
@@ -211,7 +212,7 @@ def trace_ours(task: Task) -> Trace:
     model = LeNet(recipe.placement, PIXELS[recipe.pixels], dtype)
     # Momentum 0 is passed as it is, so that the optimiser keeps a trace of the gradients then too.
     tx = optax.sgd(recipe.learning_rate, momentum=recipe.momentum)
-    programs = train.compiled(model, tx, batch_size=recipe.batch_size)
+    programs = compiled(model, tx, batch_size=recipe.batch_size)
     variables = jax.tree.map(jnp.asarray, torch_weights.from_torch(start, recipe.placement))
     state = train.start_from(variables, tx)
     split, test = jax.device_put((task.train, task.test))

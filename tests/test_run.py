@@ -36,7 +36,7 @@ def compiled_once():
     """The runs of this file are much alike, so they share compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "programs", functools.cache(recipe.programs))
-        patch.setattr(train, "ahead_of_time", functools.cache(train.ahead_of_time))
+        patch.setattr(run, "ahead_of_time", functools.cache(run.ahead_of_time))
         yield
 
 

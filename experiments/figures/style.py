@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from mnist_jax.disk import write_whole
+from mnist_jax.store import write_whole
 
 LineStyle = Literal["-", "--", ":", ""]
 

@@ -137,15 +137,12 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     steps and then falls to a 10,000th of the rate at the start (Smith and Topin,
     "Super-convergence", 2017). These are the defaults of optax and of PyTorch's `OneCycleLR`.
     """
-    rate: optax.ScalarOrSchedule = recipe.learning_rate
+    rate: Any = recipe.learning_rate
     if recipe.schedule == "one_cycle":
         steps = recipe.epochs * -(-recipe.train_size // recipe.batch_size)
         cycle = optax.cosine_onecycle_schedule(steps, recipe.peak_learning_rate)
-
-        def rate(step: Any) -> Any:
-            with jax.numpy_dtype_promotion("standard"):  # which the schedules of optax count on
-                return cycle(step)
-
+        # The schedules of optax count on what JAX does unless it is told to be strict.
+        rate = jax.numpy_dtype_promotion("standard")(cycle)
     return optax.sgd(rate, momentum=recipe.momentum or None, nesterov=recipe.nesterov)
 
 
