@@ -67,24 +67,36 @@ def test_folders_import_downwards():
 
 
 def test_rooms_of_the_experiments_import_downwards():
-    jobs = {"figures", "page", "run_directory", "study", "torch_report"}
+    rooms = ("groundwork", "analysis", "figures", "study", "page", "parity")
 
     def rank(name: str) -> int:
         folder, _, rest = name.partition(".")
-        room = rest.partition(".")[0]
         if folder != "experiments":
             return -1
-        return 3 if name in COMMANDS else 2 if room in jobs else 1 if room == "analysis" else 0
+        return len(rooms) if name in COMMANDS else rooms.index(rest.partition(".")[0])
 
-    assert upwards(rank, [name for name in PROGRAM if name.startswith("experiments.")]) == []
+    named = [name for name in PROGRAM if name.startswith("experiments.")]
+    assert upwards(rank, named) == []
 
 
 def test_no_circle_of_files():
     graphlib.TopologicalSorter(GRAPH).prepare()
 
 
-def test_no_room_imports_a_command():
-    assert [(name, GRAPH[name] & COMMANDS) for name in PROGRAM if GRAPH[name] & COMMANDS] == []
+def test_only_a_command_imports_a_command():
+    rooms = PROGRAM.keys() - COMMANDS
+    assert [(name, GRAPH[name] & COMMANDS) for name in rooms if GRAPH[name] & COMMANDS] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_read_in_one_sitting(name):
+    text = FILES[name].read_text()
+    lines = text.count("\n")
+    assert lines <= (500 if name.startswith("tests.") else 360)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno
+            assert lines < 60, node.name
 
 
 def packages(name: str) -> set[str]:

@@ -14,8 +14,9 @@ import optax
 import pytest
 
 from benchmarks import program, torch_program
-from experiments import parity
 from experiments.groundwork import files, settings
+from experiments.parity import __main__ as parity
+from experiments.parity import traces
 from mnist_jax import metrics, torch_weights, train
 from mnist_jax.data import PIXELS, Split
 from mnist_jax.model import PLACEMENTS, LeNet
@@ -177,7 +178,7 @@ def test_float32_differs_by_rounding(placement):
     split = made_up(64)
     images, _ = torch_report.in_memory(split, HALF)
     theirs = torch_report.activations(model.train(), images)
-    ours = parity.activations(LeNet(placement), variables, jnp.asarray(split.images), train=True)
+    ours = traces.activations(LeNet(placement), variables, jnp.asarray(split.images), train=True)
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
         assert ours[name].shape == array.shape and ours[name].dtype == array.dtype == np.float32
@@ -271,7 +272,7 @@ def small_data(monkeypatch):
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(parity, "REPORTED_STEPS", (1,))  # each one compiles a piece of the epoch
+    monkeypatch.setattr(traces, "REPORTED_STEPS", (1,))  # each one compiles a piece of the epoch
     file = tmp_path / "parity.json"
     arguments = ["--placement", placement, "--float64", "--threads", "1", "--json", str(file)]
     assert parity.main([*arguments, "--learning-rate", str(LEARNING_RATE)]) == 0
@@ -282,15 +283,15 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
     assert stages == [
         "activations, training",
         "activations, evaluation",
-        parity.GRADIENTS,
+        traces.GRADIENTS,
         "after step 1",
         "after step 61",
-        parity.EVALUATION,
+        traces.EVALUATION,
     ]
     for name in torch_weights.shapes(placement):
         assert ("after step 61", name) in rows
     for how in ("", ", batch statistics", ", recalibrated"):
-        assert (parity.EVALUATION, f"test loss{how}") in rows
+        assert (traces.EVALUATION, f"test loss{how}") in rows
     accuracies = result["test_accuracy_percent"]
     assert accuracies["here"] == accuracies["PyTorch"]
     assert "after step 61" in capsys.readouterr().out
@@ -305,7 +306,7 @@ def test_the_exit_status_says_whether_they_agree(
 ):
     def trace(value):
         arrays = {"test accuracy": np.asarray(50.0), "fc1.bias": np.array([1.0, value])}
-        return lambda *_, **__: {"after step 9": arrays, parity.EVALUATION: arrays}
+        return lambda *_, **__: {"after step 9": arrays, traces.EVALUATION: arrays}
 
     monkeypatch.setattr(parity, "trace_ours", trace(2 + apart))
     monkeypatch.setattr(parity, "trace_torch", trace(2.0))
