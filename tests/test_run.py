@@ -21,7 +21,7 @@ from experiments.groundwork.command import UsageError
 from experiments.groundwork.recipe import Recipe
 from experiments.groundwork.run_directory import Config
 from mnist_jax import data, store, torch_weights, train
-from mnist_jax.data import PIXELS, Split
+from mnist_jax.data import PIXELS
 from mnist_jax.model import PLACEMENTS
 from mnist_jax.sources import DataError
 from mnist_jax.store import StoreError
@@ -379,14 +379,3 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(tmp_path
     assert [row["epoch"] for row in rows] == [1]
     assert continued(tmp_path / "runs" / "none-seed0") == 1
     assert start(tmp_path, *wild, "--dry-run") == 1
-
-
-@pytest.mark.mnist
-def test_one_epoch_of_real_mnist_lands_where_the_report_does(mnist, monkeypatch, tmp_path):
-    part = mnist._replace(train=Split(*(array[:20_000] for array in mnist.train)))
-    monkeypatch.setattr(data, "load_mnist", lambda *args, **kwargs: part)
-    monkeypatch.setattr(data, "TRAIN_SIZE", 20_000)
-    monkeypatch.setattr(data, "TEST_SIZE", 10_000)
-    assert start(tmp_path, "--epochs", "1") == 0
-    (row,) = history_of(tmp_path / "runs" / "after_fc1-seed0")
-    assert 80 < row["test_accuracy_percent"] < 98
