@@ -28,7 +28,7 @@ PINS = {  # of each table: as Markdown, and in the summary
     "recognition": ("474c78351d1c775d", "b6bd3c6ee95bd80d"),
     "statements": ("c9f9900e2942d8c2", "d7f077cc4d688d8b"),
     "claims": ("a94ef7347e0e45dd", "abc91d7837c68999"),
-    "evidence": ("2dacbf35cb7f01a3", "915ee134e5bceb5c"),
+    "evidence": ("2dacbf35cb7f01a3", "3bb2b121f519706c"),
     "arms": ("fa6900cf643a02c9", "46c85e38898948e6"),
     "contrasts": ("8c3d60c56c572427", "446574918d034a13"),
     "rates": ("4ec55d5f7a4c244c", "f73fbf9087ca9bce"),

@@ -31,7 +31,8 @@ def paired(differences: pd.Series) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(
         ("effect", "low", "high", "low90", "high90", "sd", "p", "p_sign", "ahead"), np.nan
     )
-    row |= {"n": len(known), "differences": tuple(known)}
+    # A difference of 1e-14 points is noise of the arithmetic.
+    row |= {"n": len(known), "differences": tuple(known.round(12) + 0.0)}
     if len(known) < 2:
         return row
     above, below = (known > 1e-9).sum(), (known < -1e-9).sum()
