@@ -24,7 +24,7 @@ WORDS = ("verdict", "detail", "answer")  # columns
 PINS = {  # of each table: as Markdown, and in the summary
     "ranks": ("", "1e870dfb73ded68e"),
     "numbers": ("5f19d41796634569", "6573703fb7f08a5b"),
-    "settings": ("db2b02c14e551405", "93c63512117f0d92"),
+    "cells": ("db2b02c14e551405", "93c63512117f0d92"),
     "recognition": ("474c78351d1c775d", "b6bd3c6ee95bd80d"),
     "statements": ("c9f9900e2942d8c2", "d7f077cc4d688d8b"),
     "claims": ("a94ef7347e0e45dd", "abc91d7837c68999"),

@@ -1,11 +1,12 @@
 """Why does the block help: networks that have a part of it, or something else in its place.
 
 Every question is a contrast, a weighted sum of final test accuracies of several networks with the
-same seed, whose weights add up to 0. Holm's correction covers all contrasts of the plan together. A
-contrast whose runs a study does not have counts in it with p = 1, as an untested claim does.
+same seed. Holm's correction covers all contrasts of the plan together. A contrast whose runs a
+study does not have counts in it with p = 1, as an untested claim does.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,24 +15,11 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
+from experiments.analysis.measures import Arm, Measures, ended, weighted
 from experiments.analysis.paired import LEVEL, paired
-from experiments.analysis.runs import (
-    comparable,
-    evaluated,
-    evaluations_of,
-    final,
-    reaches_its_end,
-)
-from experiments.groundwork.variants import RATES, VARIANTS, model_of, variant_at
+from experiments.groundwork.recipe import Recipe, network
+from experiments.groundwork.variants import RATES, VARIANTS, WITH_BLOCK, variant_at
 from mnist_jax.model import Placement, centres
-
-
-class Arm(NamedTuple):
-    """A network in a setting."""
-
-    variant: str
-    placement: Placement
-
 
 NONE = Arm("report", "none")
 # Variants by what stands at the place of the block, and the networks without a block that are as
@@ -59,9 +47,17 @@ LABELS: dict[Arm, str] = {
         (LONGER, "block", ", 30 epochs"),
     )
 }
-
-
 CONTRASTS = 28  # of the plan, once a rate is chosen for each placement
+
+CONTRASTS_SHOWN = (
+    "question contrast n effect:+.3f low:+.3f high:+.3f p:.2g p_holm:.2g recalibrated:+.3f "
+    "recalibrated_low:+.3f recalibrated_high:+.3f answer"
+)
+ARMS_SHOWN = (
+    "network n parameters:,.0f running:.2f recalibrated:.2f train_loss:.4f difference:+.2f "
+    "low:+.2f high:+.2f"
+)
+RATES_SHOWN = "placement learning_rate n mean:.2f sd:.2f chosen"
 
 
 class Contrast(NamedTuple):
@@ -78,96 +74,65 @@ def contrasts_of(rates: Mapping[Placement, float]) -> list[Contrast]:
     Args:
       rates: the learning rate that `chosen_rates` chose for each placement; may be empty.
     """
-    found = []
-    for arm in LABELS:
-        if arm != NONE and arm.variant != LONGER:
-            name = f"{LABELS[arm]} - no block"
-            found.append(Contrast("does it help", name, {arm: 1, NONE: -1}))
-    for place, large in AS_LARGE.items():
-        whole, no_shortcut, no_norm, neither = (
-            Arm(variant, place) for variant in (WHOLE, NO_SHORTCUT, NO_NORM, NEITHER)
-        )
-        at = place.replace("_", " ")
-        found += [
-            Contrast(
-                "which part carries the gain",
-                f"shortcut, {at}",
-                {whole: 0.5, no_norm: 0.5, no_shortcut: -0.5, neither: -0.5},
-            ),
-            Contrast(
-                "which part carries the gain",
-                f"batch norm, {at}",
-                {whole: 0.5, no_shortcut: 0.5, no_norm: -0.5, neither: -0.5},
-            ),
-            Contrast(
-                "do the parts interact",
-                f"shortcut x batch norm, {at}",
-                {whole: 1, no_shortcut: -1, no_norm: -1, neither: 1},
-            ),
-            Contrast(
-                "is batch norm alone enough",
-                f"block - batch norm and ReLU, {at}",
-                {whole: 1, Arm(NORM_ONLY, place): -1},
-            ),
-            Contrast(
-                "is it capacity",
-                f"block {at} - {LABELS[large]}",
-                {whole: 1, large: -1},
-            ),
-            Contrast(
-                "does it only learn faster",
-                f"block {at} at 10 epochs - no block at 30",
-                {whole: 1, Arm(LONGER, "none"): -1},
-            ),
-            Contrast(
-                "does it only learn faster",
-                f"block {at} - no block, both at 30 epochs",
-                {Arm(LONGER, place): 1, Arm(LONGER, "none"): -1},
-            ),
-        ]
-        if place in rates and "none" in rates:
-            mine, other = (variant_at(rates[name]) for name in (place, "none"))
-            found.append(
-                Contrast(
-                    "does it help at the best rate",
-                    f"block {at} at {rates[place]:g} - no block at {rates['none']:g}",
-                    {Arm(mine, place): 1, Arm(other, "none"): -1},
-                )
-            )
+    found = [
+        Contrast("does it help", f"{label} - no block", {arm: 1, NONE: -1})
+        for arm, label in LABELS.items()
+        if arm != NONE and arm.variant != LONGER
+    ]
+    for place in AS_LARGE:
+        found += _contrasts_at(place, rates)
     questions = list(dict.fromkeys(contrast.question for contrast in found))
     return sorted(found, key=lambda contrast: questions.index(contrast.question))
 
 
-def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFrame:
+def _contrasts_at(place: Placement, rates: Mapping[Placement, float]) -> Iterator[Contrast]:
+    whole, no_shortcut, no_norm, neither, norm_only, long = (
+        Arm(variant, place) for variant in (WHOLE, NO_SHORTCUT, NO_NORM, NEITHER, NORM_ONLY, LONGER)
+    )
+    at, large, bare = place.replace("_", " "), AS_LARGE[place], Arm(LONGER, "none")
+    carries, faster = "which part carries the gain", "does it only learn faster"
+    shortcut = {whole: 0.5, no_norm: 0.5, no_shortcut: -0.5, neither: -0.5}
+    yield Contrast(carries, f"shortcut, {at}", shortcut)
+    norm = {whole: 0.5, no_shortcut: 0.5, no_norm: -0.5, neither: -0.5}
+    yield Contrast(carries, f"batch norm, {at}", norm)
+    both = {whole: 1, no_shortcut: -1, no_norm: -1, neither: 1}
+    yield Contrast("do the parts interact", f"shortcut x batch norm, {at}", both)
+    alone = f"block - batch norm and ReLU, {at}"
+    yield Contrast("is batch norm alone enough", alone, {whole: 1, norm_only: -1})
+    yield Contrast("is it capacity", f"block {at} - {LABELS[large]}", {whole: 1, large: -1})
+    yield Contrast(faster, f"block {at} at 10 epochs - no block at 30", {whole: 1, bare: -1})
+    yield Contrast(faster, f"block {at} - no block, both at 30 epochs", {long: 1, bare: -1})
+    if place in rates and "none" in rates:
+        mine, other = rates[place], rates["none"]
+        name = f"block {at} at {mine:g} - no block at {other:g}"
+        weights = {Arm(variant_at(mine), place): 1, Arm(variant_at(other), "none"): -1}
+        yield Contrast("does it help at the best rate", name, weights)
+
+
+def contrasts(measures: Measures, rates: Mapping[Placement, float]) -> pd.DataFrame:
     """Computes the contrasts whose networks the study has.
 
     The tests use the accuracies with running statistics; the differences with recalibrated ones
     stand beside them. All are in percentage points.
 
     Args:
-      runs: results, as `runs.complete_runs` returns them.
+      measures: of all runs.
       rates: the learning rate chosen for each placement; may be empty.
 
     Returns:
-      A row for each contrast: question, contrast, what `paired.paired` returns, p_holm, answer, and
-      recalibrated, recalibrated_low, recalibrated_high: the same difference with recalibrated
-      statistics.
+      A row for each contrast: question, contrast, what `paired.paired` returns, recalibrated,
+      recalibrated_low, recalibrated_high (the same difference with recalibrated statistics),
+      p_holm, answer (more, less, or not shown).
     """
-    wanted = contrasts_of(rates)
-    if not reaches_its_end(runs, LONGER):  # their names tell of 30 epochs
-        wanted = [one for one in wanted if all(arm.variant != LONGER for arm in one.weights)]
-    wanted = [one for one in wanted if len(comparable(runs, *(arm.variant for arm in one.weights)))]
-    running = _finals(runs, wanted)
-    exact = (
-        _finals(evaluated(runs, "recalibrated"), wanted)
-        if "recalibrated" in evaluations_of(runs)
-        else {}
-    )
     rows = []
-    for question, name, weights in wanted:
-        row = {"question": question, "contrast": name} | paired(_weighted(running, weights))
+    for question, name, weights in contrasts_of(rates):
+        # Their names tell of 30 epochs.
+        if any(arm.variant == LONGER and not ended(measures, LONGER) for arm in weights):
+            continue
+        row = {"question": question, "contrast": name} | paired(weighted(measures, weights))
         if row["n"]:
-            other = paired(_weighted(exact, weights))
+            exact = {arm._replace(evaluation="recalibrated"): x for arm, x in weights.items()}
+            other = paired(weighted(measures, exact))
             row |= {"recalibrated": other["effect"], "recalibrated_low": other["low"]}
             rows.append(row | {"recalibrated_high": other["high"]})
     table = pd.DataFrame(rows)
@@ -177,11 +142,13 @@ def contrasts(runs: pd.DataFrame, rates: Mapping[Placement, float]) -> pd.DataFr
     tested[: len(table)] = table["p"].fillna(1.0)
     adjusted: Any = multipletests(tested, method="holm")[1]
     table["p_holm"] = np.where(table["p"].isna(), np.nan, adjusted[: len(table)])
-    table["answer"] = [_answer(row) for row in table.to_dict("records")]
+    shown = np.where(table["effect"] > 0, "more", "less")
+    answer = np.where(table["p_holm"] < LEVEL, shown, "not shown")
+    table["answer"] = np.where(table["p"].isna(), "", answer)
     return table
 
 
-def arms(runs: pd.DataFrame) -> pd.DataFrame:
+def arms(runs: pd.DataFrame, measures: Measures) -> pd.DataFrame:
     """Lists the networks that the study has.
 
     Returns:
@@ -190,39 +157,41 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
       epoch), difference, low, high (to the network without a block, paired by seed, with running
       statistics, and its 95 % interval).
     """
-    exact = evaluated(runs, "recalibrated") if "recalibrated" in evaluations_of(runs) else None
     rows = []
     for arm, label in LABELS.items():
-        accuracy = final(runs, *arm)
-        if accuracy.empty or (arm.variant == LONGER and not reaches_its_end(runs, LONGER)):
+        if arm not in measures.by_seed or (arm.variant == LONGER and not ended(measures, LONGER)):
             continue
-        row = {
-            "network": label,
-            "variant": arm.variant,
-            "placement": arm.placement,
-            "n": len(accuracy),
-        }
-        row |= {"parameters": trained_parameters(*arm), "running": accuracy.mean()}
-        row |= {"recalibrated": np.nan if exact is None else final(exact, *arm).mean()}
+        accuracy = measures.by_seed[arm]
+        exact = measures.by_seed.get(arm._replace(evaluation="recalibrated"))
         mine = runs[(runs["variant"] == arm.variant) & (runs["placement"] == arm.placement)]
-        row["train_loss"] = mine[mine["epoch"] == mine["epoch"].max()]["train_loss"].mean()
-        alike = comparable(runs, arm.variant, NONE.variant)
-        beside = paired(
-            final(alike, *arm) - final(alike, *NONE) if arm != NONE else pd.Series(dtype=float)
+        weights = {arm: 1, NONE: -1} if arm != NONE else {}
+        beside = paired(weighted(measures, weights))
+        rows.append(
+            {
+                "network": label,
+                "variant": arm.variant,
+                "placement": arm.placement,
+                "n": len(accuracy),
+                "parameters": trained_parameters(VARIANTS[arm.variant], arm.placement),
+                "running": accuracy.mean(),
+                "recalibrated": np.nan if exact is None else exact.mean(),
+                "train_loss": mine[mine["epoch"] == mine["epoch"].max()]["train_loss"].mean(),
+                "difference": beside["effect"],
+                "low": beside["low"],
+                "high": beside["high"],
+            }
         )
-        row |= {"difference": beside["effect"], "low": beside["low"], "high": beside["high"]}
-        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def trained_parameters(variant: str, placement: Placement) -> int:
+def trained_parameters(recipe: Recipe, placement: Placement) -> int:
     """How many parameters of a network receive a gradient.
 
     After fc1 the block sees images of one pixel. A 3x3 kernel with padding 1 touches that pixel
     with its centre only, and its eight other weights always meet zeros.
     """
+    model = network(replace(recipe, placement=placement))
     images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.uint8)
-    model = model_of(VARIANTS[variant], placement)
 
     def trained(key: jax.Array, images: jax.Array) -> Any:
         return centres(model, model.init(key, images, train=False)["params"])
@@ -231,7 +200,7 @@ def trained_parameters(variant: str, placement: Placement) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
+def chosen_rates(measures: Measures) -> pd.DataFrame:
     """Chooses a learning rate for each placement by training images that were held out.
 
     The rate with the highest mean accuracy after the last epoch is chosen; if two are equal, the
@@ -242,18 +211,17 @@ def chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
       (accuracy on the held-out images, percent), chosen.
     """
     rows = []
-    for place in ("none", *AS_LARGE):
+    for place in ("none", *WITH_BLOCK):
         tried = []
         for rate in RATES:
-            accuracy = final(runs, held_out_at(rate), place)
-            if len(accuracy):
+            accuracy = measures.by_seed.get(Arm(held_out_at(rate), place))
+            if accuracy is not None:
                 row = {"placement": place, "learning_rate": rate, "n": len(accuracy)}
                 tried.append(row | {"mean": accuracy.mean(), "sd": accuracy.std()})
         best = max(
             tried, key=lambda row: (round(row["mean"], 6), -row["learning_rate"]), default=None
         )
-        ended = all(reaches_its_end(runs, held_out_at(row["learning_rate"])) for row in tried)
-        known = ended and len(tried) == len(RATES)
+        known = len(tried) == len(RATES) and all(ended(measures, held_out_at(x)) for x in RATES)
         rows += [row | {"chosen": known and row is best} for row in tried]
     return pd.DataFrame(rows)
 
@@ -266,41 +234,10 @@ def rates_in(table: pd.DataFrame) -> dict[Placement, float]:
     return dict(zip(best["placement"], best["learning_rate"], strict=True))
 
 
-def rates_at_an_end(table: pd.DataFrame) -> list[str]:
-    """A sentence for each chosen rate that is the lowest or the highest that was tried."""
-    return [
-        f"for {place} the learning rate {rate:g} was chosen, at an end of those that were tried"
-        for place, rate in rates_in(table).items()
-        if rate in (min(RATES), max(RATES))
-    ]
-
-
 def held_out_at(rate: float) -> str:
-    """The setting in which a learning rate is tried on held-out images."""
+    """The variant in which a learning rate is tried on held-out images."""
     return next(
         name
-        for name, setting in VARIANTS.items()
-        if setting.held_out and setting.learning_rate == rate
+        for name, recipe in VARIANTS.items()
+        if recipe.held_out and recipe.learning_rate == rate
     )
-
-
-def _finals(runs: pd.DataFrame, wanted: Iterable[Contrast]) -> dict[Arm, pd.Series]:
-    """The final test accuracy by seed of each network that the contrasts need."""
-    needed = dict.fromkeys(arm for contrast in wanted for arm in contrast.weights)
-    return {arm: final(runs, *arm) for arm in needed}
-
-
-def _weighted(finals: Mapping[Arm, pd.Series], weights: Mapping[Arm, float]) -> pd.Series:
-    """The value of a contrast for each seed that all its networks have."""
-    if not weights.keys() <= finals.keys():
-        return pd.Series(dtype=float)
-    parts = [weight * finals[arm] for arm, weight in weights.items()]
-    return pd.concat(parts, axis=1, join="inner").sum(axis=1)
-
-
-def _answer(row: Mapping[Any, Any]) -> str:
-    if np.isnan(row["low"]):
-        return ""
-    if row["p_holm"] < LEVEL:
-        return "more" if row["effect"] > 0 else "less"
-    return f"not shown: between {row['low']:+.2f} and {row['high']:+.2f}"

@@ -10,8 +10,6 @@ from statsmodels.stats.power import TTestPower
 LEVEL = 0.05
 CLAIMS = 4  # the number of the report's claims
 HOLM_LEVEL = LEVEL / CLAIMS  # the level at which Holm's procedure tests the smallest p-value
-POWER = 0.8
-MOST_PAIRS = 10_000
 
 
 def paired(differences: pd.Series) -> dict[str, Any]:
@@ -78,14 +76,3 @@ def power_within(margin: float, sd: float, n: int, *, level: float = HOLM_LEVEL)
     room = margin - stats.t.isf(level, n - 1) * s / np.sqrt(n)
     inside = 2 * stats.norm.cdf(room * np.sqrt(n) / sd) - 1
     return float(np.where(room > 0, inside, 0).mean())
-
-
-def pairs_needed(effect: float, sd: float, *, level: float = HOLM_LEVEL) -> int | None:
-    """The number of pairs with which `power` reaches 80 %; None if 10,000 are not enough.
-
-    The effect should be one that was named before the data: the power at an effect that was found
-    repeats its p-value (Hoenig & Heisey, The American Statistician 55, 2001).
-    """
-    n = np.arange(2, MOST_PAIRS + 1)
-    enough = np.asarray(TTestPower().power(abs(effect) / sd, n, level)) >= POWER
-    return int(n[enough.argmax()]) if enough.any() else None

@@ -9,7 +9,7 @@ report's layers, learning rate, format and, unstated in the report, momentum 0.9
 (0.5, 0.5); it never calls `model.eval()`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,15 @@ from experiments.groundwork.variants import CANDIDATES
 
 BATCH = 64
 
+ACCURACIES_SHOWN = (
+    "evaluation placement digit images mean:.2f sd:.2f low:.2f high:.2f published:.0f inside"
+)
+SAMPLING_SHOWN = (
+    "evaluation sampling printed images:, step_percent:.1f reachable total mean_percent:.1f "
+    "hundreds:.1f p_low_before_fc1:.2f p_low_after_fc1:.2f log10_probability:.1f place among"
+)
+BASELINES_SHOWN = "variant n all_images:.2f sampled:.2f about_92_all:.0% about_92_sampled:.0%"
+
 
 class Answers(NamedTuple):
     """What the networks of one variant and placement said of the test images after the last epoch.
@@ -31,7 +40,7 @@ class Answers(NamedTuple):
 
     variant: str
     placement: str
-    evaluation: str  # a key of `groundwork.variants.EVALUATIONS`
+    evaluation: str  # a key of `groundwork.evaluation.EVALUATIONS`
     seeds: np.ndarray  # [n]
     confusion: np.ndarray  # [n, 10, 10] images, row = label, column = prediction
     correct: np.ndarray  # [n, ceil(N / 8)] uint8, `np.packbits` of whether each image was right
@@ -94,11 +103,6 @@ def accuracies(answers: Iterable[Answers]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def pooled_confusion(answer: Answers) -> np.ndarray:
-    """The mean confusion matrix over the seeds, [10, 10] images of the test split."""
-    return answer.confusion.mean(axis=0)
-
-
 def sampling(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
     """Finds out on which part of the test split the report's per-class percentages were measured.
 
@@ -124,45 +128,55 @@ def sampling(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
       reachable), place, among (how many are compared). It is empty unless both networks have
       answers of three seeds.
     """
-    by_evaluation: dict[str, dict[str, np.ndarray]] = {}
+    networks: dict[str, dict[str, np.ndarray]] = {}  # whether each image was right
     for answer in answers:
         if answer.variant == "report" and answer.placement in published.HISTORY:
             right = _unpacked(answer, len(labels))
-            by_evaluation.setdefault(answer.evaluation, {})[answer.placement] = right
+            networks.setdefault(answer.evaluation, {})[answer.placement] = right
     rows = []
-    for evaluation, networks in by_evaluation.items():
-        shared = min(len(right) for right in networks.values())
-        if len(networks) < len(published.HISTORY) or shared < 3:
+    for evaluation, right in networks.items():
+        shared = min(len(each) for each in right.values())
+        if len(right) < len(published.HISTORY) or shared < 3:
             continue
         for name, mask in samplings(len(labels)).items():
+            wrong = {place: _mistakes(x[:shared], labels, mask) for place, x in right.items()}
             sample = np.bincount(labels[mask], minlength=10)
             for printed, whole in PRINTED.items():
-                row: dict[str, Any] = {"evaluation": evaluation, "sampling": name}
-                row["printed"] = printed
-                row |= {"images": int(mask.sum())}
-                row |= {"step_percent": float(np.median(100 / np.maximum(sample, 1)))}
-                row |= {"reachable": 0, "total": 10 * len(networks)}
-                percents, report, own = [], 0.0, np.zeros(shared)
-                for placement, right in networks.items():
-                    wrong = _mistakes(right[:shared], labels, mask)  # [n, 10]
-                    percent = _percent(wrong, sample, whole)
-                    target = np.array(published.PER_CLASS_ACCURACY_PERCENT[placement])
-                    possible = _percent(np.arange(sample.max() + 1)[:, None], sample, whole)
-                    row["reachable"] += int((possible == target).any(axis=0).sum())
-                    low = percent.mean(axis=1) <= target.mean() + 1e-9
-                    row[f"p_low_{placement}"] = float(low.mean())
-                    percents.append(percent)
-                    report += _log_probability(target, wrong, sample, whole)
-                    own += [
-                        _log_probability(percent[i], np.delete(wrong, i, axis=0), sample, whole)
-                        for i in range(shared)
-                    ]
-                row["mean_percent"] = float(np.mean(percents))
-                row["hundreds"] = float((np.array(percents) == 100).sum(axis=2).mean())
-                row["log10_probability"] = report / np.log(10)
-                row |= {"place": 1 + int((own < report).sum()), "among": shared + 1}
-                rows.append(row)
+                row = {"evaluation": evaluation, "sampling": name, "printed": printed}
+                rows.append(row | _printed_by(wrong, sample, whole))
     return pd.DataFrame(rows)
+
+
+def _printed_by(
+    wrong: Mapping[str, np.ndarray], sample: np.ndarray, whole: np.ufunc
+) -> dict[str, Any]:
+    """The numbers of a row of `sampling`.
+
+    Args:
+      wrong: mistakes of our runs in the sample by digit, `[n, 10]`, by placement.
+      sample: images of each digit, `[10]`.
+      whole: how a percentage becomes a whole number.
+    """
+    possible = _percent(np.arange(sample.max() + 1)[:, None], sample, whole)  # [K, 10]
+    runs = len(next(iter(wrong.values())))
+    row: dict[str, Any] = {"images": int(sample.sum())}
+    row |= {"step_percent": float(np.median(100 / np.maximum(sample, 1)))}
+    row |= {"reachable": 0, "total": 10 * len(wrong)}
+    percents, report, own = [], 0.0, np.zeros(runs)
+    for placement, mistakes in wrong.items():
+        percent = _percent(mistakes, sample, whole)
+        target = np.array(published.PER_CLASS_ACCURACY_PERCENT[placement])
+        row["reachable"] += int((possible == target).any(axis=0).sum())
+        low = percent.mean(axis=1) <= target.mean() + 1e-9
+        row[f"p_low_{placement}"] = float(low.mean())
+        percents.append(percent)
+        report += _log_probability(possible == target, mistakes)
+        others = np.stack([np.delete(mistakes, i, axis=0) for i in range(runs)])  # [n, n - 1, 10]
+        own += _log_probability(possible == percent[:, None], others)
+    row["mean_percent"] = float(np.mean(percents))
+    row["hundreds"] = float((np.array(percents) == 100).sum(axis=2).mean())
+    row["log10_probability"] = float(report / np.log(10))
+    return row | {"place": 1 + int((own < report).sum()), "among": runs + 1}
 
 
 def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
@@ -225,15 +239,20 @@ def _percent(wrong: np.ndarray, sample: np.ndarray, whole: np.ufunc) -> np.ndarr
     return np.where(wrong <= sample, percent, np.nan)
 
 
-def _log_probability(
-    target: np.ndarray, wrong: np.ndarray, sample: np.ndarray, whole: np.ufunc
-) -> float:
-    """Log probability that a new run prints these ten percentages, as `sampling` explains."""
-    n = len(wrong)
-    mean = np.maximum(wrong.mean(axis=0), 0.5 / n)
-    variance = np.maximum(wrong.var(axis=0, ddof=1) * (1 + 1 / n), mean * (1 + 1e-6))
-    count = np.arange(sample.max() + 1)[:, None]
-    chance = stats.nbinom.pmf(count, mean**2 / (variance - mean), mean / variance)  # [K, 10]
-    fits = _percent(count, sample, whole) == target
+def _log_probability(fits: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Log probability that a new run prints ten given percentages, as `sampling` explains.
+
+    Args:
+      fits: whether a number of mistakes on a digit prints as its percentage, `[..., K, 10]`, for 0
+        to K - 1 mistakes.
+      wrong: mistakes of n other runs, `[..., n, 10]`.
+    """
+    n = wrong.shape[-2]
+    mean = np.maximum(wrong.mean(axis=-2), 0.5 / n)
+    variance = np.maximum(wrong.var(axis=-2, ddof=1) * (1 + 1 / n), mean * (1 + 1e-6))
+    count = np.arange(fits.shape[-2])[:, None]
+    each = [count, *(x[..., None, :] for x in (mean**2 / (variance - mean), mean / variance))]
+    chance = np.zeros(fits.shape)  # of numbers that do not fit none is asked, as there are many
+    chance[fits] = stats.nbinom.pmf(*(np.broadcast_to(x, fits.shape)[fits] for x in each))
     with np.errstate(divide="ignore"):
-        return float(np.log((chance * fits).sum(axis=0)).sum())
+        return np.log(chance.sum(axis=-2)).sum(axis=-1)

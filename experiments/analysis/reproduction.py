@@ -14,6 +14,10 @@ from scipy import special, stats
 
 from experiments.groundwork import published
 
+NUMBERS_SHOWN = (
+    "placement epoch metric evaluation published:.4f mean:.4f sd:.4f low:.4f high:.4f t:+.2f inside"
+)
+
 
 @dataclass(frozen=True)
 class Rank:

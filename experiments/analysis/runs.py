@@ -1,10 +1,10 @@
-"""Which runs count, how a network was evaluated, and a run's last test accuracy."""
+"""Which runs count, and how a network was evaluated."""
 
 import numpy as np
 import pandas as pd
 
 from experiments.groundwork import published
-from experiments.groundwork.evaluation import EVALUATIONS
+from experiments.groundwork.evaluation import EVALUATIONS, EvaluationName
 from experiments.groundwork.variants import VARIANTS
 
 FINAL = "test_accuracy_percent"
@@ -24,7 +24,7 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
     if results.duplicated([*run, "epoch"]).any():
         raise ValueError("results hold a variant, placement, seed and epoch twice")
     known = results[results["variant"].isin(VARIANTS)]
-    asked = known["variant"].map({name: setting.epochs for name, setting in VARIANTS.items()})
+    asked = known["variant"].map({name: recipe.epochs for name, recipe in VARIANTS.items()})
     last = known.groupby("variant")["epoch"].transform("max").clip(upper=asked)
     rows = known[known["epoch"] <= last]
     epochs = rows.groupby(run)["epoch"].transform("size")
@@ -32,23 +32,6 @@ def complete_runs(results: pd.DataFrame) -> pd.DataFrame:
     for accuracy, loss in _measured(rows):
         rows[loss] = rows[loss].mask(_not_a_number(rows, accuracy, loss), GUESSING).astype(float)
     return rows
-
-
-def reaches_its_end(runs: pd.DataFrame, variant: str) -> bool:
-    """Whether the runs of a variant have all epochs of its setting, and not fewer."""
-    last = runs[runs["variant"] == variant]["epoch"].max()  # NaN without runs
-    return bool(last >= VARIANTS[variant].epochs)
-
-
-def comparable(runs: pd.DataFrame, *variants: str) -> pd.DataFrame:
-    """The runs of these variants, or none of them while their networks are of unlike age.
-
-    Networks are of like age if all have equally many epochs, or all have those of their settings.
-    While a study grows they may have neither, and then their accuracies are not compared.
-    """
-    mine = runs[runs["variant"].isin(variants)]
-    alike = mine.groupby("variant")["epoch"].max().nunique() <= 1
-    return mine if alike or all(reaches_its_end(runs, name) for name in variants) else mine[:0]
 
 
 def diverged(results: pd.DataFrame) -> int:
@@ -59,13 +42,16 @@ def diverged(results: pd.DataFrame) -> int:
     return len(results[broken][["variant", "placement", "seed"]].drop_duplicates())
 
 
-def evaluations_of(runs: pd.DataFrame) -> tuple[str, ...]:
+def evaluations_of(runs: pd.DataFrame) -> tuple[EvaluationName, ...]:
     """The evaluations that some of the runs have."""
-    columns = ((name, f"{prefix}{FINAL}") for name, prefix in EVALUATIONS.items())
-    return tuple(name for name, column in columns if column in runs and runs[column].notna().any())
+    return tuple(
+        name
+        for name, prefix in EVALUATIONS.items()
+        if (column := f"{prefix}{FINAL}") in runs and runs[column].notna().any()
+    )
 
 
-def evaluated(runs: pd.DataFrame, evaluation: str) -> pd.DataFrame:
+def evaluated(runs: pd.DataFrame, evaluation: EvaluationName) -> pd.DataFrame:
     """The runs that have an evaluation, with its numbers in the columns of `published.METRICS`."""
     prefix = EVALUATIONS[evaluation]
     if not prefix:
@@ -73,12 +59,6 @@ def evaluated(runs: pd.DataFrame, evaluation: str) -> pd.DataFrame:
     rows = runs[runs[f"{prefix}{FINAL}"].notna()]
     tested = ["test_loss", "test_accuracy_percent"]
     return rows.assign(**{name: rows[f"{prefix}{name}"] for name in tested})
-
-
-def final(runs: pd.DataFrame, variant: str, placement: str) -> pd.Series:
-    """Test accuracy after the last epoch, percent, by seed."""
-    rows = runs[(runs["variant"] == variant) & (runs["placement"] == placement)]
-    return rows[rows["epoch"] == rows["epoch"].max()].set_index("seed")[FINAL].astype(float)
 
 
 def _measured(results: pd.DataFrame) -> list[tuple[str, str]]:

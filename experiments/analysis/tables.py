@@ -1,13 +1,14 @@
 """Every table of a study, as Markdown and as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from experiments.analysis import block, claims, per_class, reproduction, settings
+from experiments.analysis import block, claims, evidence, likelihood, per_class, reproduction
+from experiments.analysis.measures import Measures, measures_of
 from experiments.analysis.per_class import Answers
 from experiments.analysis.reproduction import Rank
 from experiments.analysis.runs import complete_runs, diverged, evaluated, evaluations_of
@@ -15,177 +16,29 @@ from experiments.groundwork.evaluation import EVALUATIONS
 from experiments.groundwork.variants import CANDIDATES, VARIANTS, WITH_BLOCK
 from mnist_jax.model import PLACEMENTS
 
-# The columns of each table that are shown, in their order, and how their numbers are printed.
-_INTERVAL = {"effect": "+.3f", "low": "+.3f", "high": "+.3f"}
-_SHOWN: dict[str, dict[str, str]] = {
-    "numbers": {
-        "placement": "",
-        "epoch": "",
-        "metric": "",
-        "evaluation": "",
-        "published": ".4f",
-        "mean": ".4f",
-        "sd": ".4f",
-        "low": ".4f",
-        "high": ".4f",
-        "t": "+.2f",
-        "inside": "",
-    },
-    "settings": {
-        "variant": "",
-        "evaluation": "",
-        "momentum": "",
-        "learning_rate": "",
-        "normalisation": "",
-        "n": "",
-        "log_likelihood": ".0f",
-        "behind": ".0f",
-        "inside": ".0f",
-        "max_abs_t": ".1f",
-        "place": ".0f",
-        "among": ".0f",
-        "best_share": ".0%",
-        "baseline_mean": ".2f",
-        "baseline_sd": ".2f",
-    },
-    "recognition": {
-        "variant": "",
-        "evaluation": "",
-        "n": "",
-        "right": "",
-        "taken_for": "",
-        "named_wrongly": "",
-    },
-    "statements": {
-        "thing": "",
-        "says": "",
-        "lead": ".0f",
-        "typical_low": ".0f",
-        "typical_high": ".0f",
-        "right_here": "",
-        "n_here": "",
-        "right": "",
-        "n": "",
-    },
-    "claims": {
-        "claim": "",
-        "statement": "",
-        "effects": "",
-        "test": "",
-        "n": "",
-        "p": ".2g",
-        "p_holm": ".2g",
-        "power": ".2f",
-        "verdict": "",
-        "detail": "",
-    },
-    "evidence": {
-        "claim": "",
-        "reading": "",
-        "variant": "",
-        "evaluation": "",
-        "where": "",
-        **_INTERVAL,
-        "low90": "+.3f",
-        "high90": "+.3f",
-        "unit": "",
-        "sd": ".3f",
-        "test": "",
-        "p": ".2g",
-        "p_sign": ".2g",
-        "ahead": ".0%",
-        "single_pair": ".0%",
-        "n": "",
-        "note": "",
-    },
-    "arms": {
-        "network": "",
-        "n": "",
-        "parameters": ",.0f",
-        "running": ".2f",
-        "recalibrated": ".2f",
-        "train_loss": ".4f",
-        "difference": "+.2f",
-        "low": "+.2f",
-        "high": "+.2f",
-    },
-    "contrasts": {
-        "question": "",
-        "contrast": "",
-        "n": "",
-        **_INTERVAL,
-        "p": ".2g",
-        "p_holm": ".2g",
-        "recalibrated": "+.3f",
-        "recalibrated_low": "+.3f",
-        "recalibrated_high": "+.3f",
-        "answer": "",
-    },
-    "rates": {
-        "placement": "",
-        "learning_rate": "",
-        "n": "",
-        "mean": ".2f",
-        "sd": ".2f",
-        "chosen": "",
-    },
-    "per_class": {
-        "evaluation": "",
-        "placement": "",
-        "digit": "",
-        "images": "",
-        "mean": ".2f",
-        "sd": ".2f",
-        "low": ".2f",
-        "high": ".2f",
-        "published": ".0f",
-        "inside": "",
-    },
-    "sampling": {
-        "evaluation": "",
-        "sampling": "",
-        "printed": "",
-        "images": ",",
-        "step_percent": ".1f",
-        "reachable": "",
-        "total": "",
-        "mean_percent": ".1f",
-        "hundreds": ".1f",
-        "p_low_before_fc1": ".2f",
-        "p_low_after_fc1": ".2f",
-        "log10_probability": ".1f",
-        "place": "",
-        "among": "",
-    },
-    "baselines": {
-        "variant": "",
-        "n": "",
-        "all_images": ".2f",
-        "sampled": ".2f",
-        "about_92_all": ".0%",
-        "about_92_sampled": ".0%",
-    },
+# The tables, and of each the columns that are shown, with their formats.
+SHOWN = {
+    "numbers": reproduction.NUMBERS_SHOWN,
+    "cells": likelihood.CELLS_SHOWN,
+    "recognition": likelihood.RECOGNITION_SHOWN,
+    "statements": likelihood.STATEMENTS_SHOWN,
+    "claims": claims.SHOWN,
+    "evidence": evidence.SHOWN,
+    "arms": block.ARMS_SHOWN,
+    "contrasts": block.CONTRASTS_SHOWN,
+    "rates": block.RATES_SHOWN,
+    "per_class": per_class.ACCURACIES_SHOWN,
+    "sampling": per_class.SAMPLING_SHOWN,
+    "baselines": per_class.BASELINES_SHOWN,
 }
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Every table of the study; the functions that make them describe their columns."""
+class Tables(NamedTuple):
+    """Every table of a study."""
 
-    numbers: pd.DataFrame  # `reproduction.intervals` of each evaluation
+    by_name: dict[str, pd.DataFrame]  # by the names in `SHOWN`
     ranks: dict[str, Rank]  # by evaluation, for those with at least two seeds
-    settings: pd.DataFrame
-    recognition: pd.DataFrame
-    statements: pd.DataFrame
-    claims: pd.DataFrame
-    evidence: pd.DataFrame
-    arms: pd.DataFrame
-    contrasts: pd.DataFrame
-    rates: pd.DataFrame
-    per_class: pd.DataFrame
-    sampling: pd.DataFrame
-    baselines: pd.DataFrame
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what is missing, and what the tables therefore do not say
 
 
 def analyse(
@@ -206,53 +59,55 @@ def analyse(
       ValueError: a variant, placement, seed and epoch occur twice.
     """
     runs = complete_runs(results)
-    evidence = claims.evidence_of(runs, timing)
-    cells = settings.cells_of(runs)
-    rates = block.chosen_rates(runs)
-    report = runs[runs["variant"] == "report"]
-    both = set.intersection(*(set(report[report["placement"] == p]["seed"]) for p in WITH_BLOCK))
-    # As many of our runs as the cells of `settings` have.
-    ranked = runs[runs["seed"].isin(sorted(both)[: settings.SEEDS])]
-    ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
-    contrasts = block.contrasts(runs, block.rates_in(rates))
+    measures = measures_of(runs)
+    found = evidence.evidence_of(measures, timing)
+    cells = likelihood.cells_of(runs)
+    rates = block.chosen_rates(measures)
     answers = [one for one in answers if one.variant in VARIANTS]
     answers = sorted(answers, key=_place) if labels is not None else []
     labels = np.zeros(0, np.uint8) if labels is None else labels
-    return Tables(
-        numbers=_numbers(runs),
-        ranks={name: rank for name, rank in ranks.items() if rank},
-        settings=settings.likelihoods(runs, cells),
-        recognition=settings.recognition(cells),
-        statements=settings.statements(cells),
-        claims=claims.verdicts(evidence),
-        evidence=evidence,
-        arms=block.arms(runs),
-        contrasts=contrasts,
-        rates=rates,
-        per_class=per_class.accuracies(answers),
-        sampling=per_class.sampling(answers, labels),
-        baselines=per_class.baselines(answers, labels),
-        notes=(
-            *_notes(results, runs, timing, answers),
-            *_notes_on_seeds(cells, len(contrasts)),
-            *block.rates_at_an_end(rates),
-        ),
-    )
+    tables = {
+        "numbers": _numbers(runs),
+        "cells": likelihood.likelihoods(runs, measures, cells),
+        "recognition": likelihood.recognition(cells),
+        "statements": likelihood.statements(cells),
+        "claims": claims.verdicts(found),
+        "evidence": found.assign(answer=claims.answers(found)),
+        "arms": block.arms(runs, measures),
+        "contrasts": block.contrasts(measures, block.rates_in(rates)),
+        "rates": rates,
+        "per_class": per_class.accuracies(answers),
+        "sampling": per_class.sampling(answers, labels),
+        "baselines": per_class.baselines(answers, labels),
+    }
+    notes = [*_notes_on_runs(results, runs, measures)]
+    if timing is None:
+        notes.append("no epoch times were given: claim 2 is not tested")
+    if not answers:
+        notes.append("no answers to each test image were given: there are no tables by digit")
+    notes += _notes_on_plan(cells, tables)
+    return Tables(tables, _ranks(runs), tuple(notes))
 
 
 def to_markdown(tables: Tables) -> dict[str, str]:
     """Every table as Markdown, with aligned columns so that a terminal shows it well too.
 
     Returns:
-      The tables by their names in `Tables`, and rank (a sentence for each evaluation),
+      The tables by their names in `SHOWN`, and rank (a sentence for each evaluation),
       reproduction (the numbers, one row for each epoch), notes (a list). An empty table gives an
       empty string.
     """
     return {
         "rank": "\n\n".join(_rank_sentence(name, rank) for name, rank in tables.ranks.items())
         or "The reproduction needs at least two seeds.",
-        "reproduction": _reproduction_markdown(tables.numbers),
-        **{name: _markdown(getattr(tables, name), formats) for name, formats in _SHOWN.items()},
+        "reproduction": _reproduction_markdown(tables.by_name["numbers"]),
+        **{
+            name: _markdown(
+                tables.by_name[name],
+                {column: form for column, _, form in (x.partition(":") for x in shown.split())},
+            )
+            for name, shown in SHOWN.items()
+        },
         "notes": "\n".join(f"- {note}" for note in tables.notes),
     }
 
@@ -262,9 +117,9 @@ def summary(tables: Tables) -> dict[str, Any]:
     rows = {
         name: [
             {column: _plain(value) for column, value in row.items()}
-            for row in getattr(tables, name).to_dict("records")
+            for row in table.to_dict("records")
         ]
-        for name in _SHOWN
+        for name, table in tables.by_name.items()
     }
     ranks = {name: asdict(rank) for name, rank in tables.ranks.items()}
     return {"ranks": ranks, **rows, "notes": list(tables.notes)}
@@ -284,11 +139,21 @@ def _plain(value: Any) -> Any:
 def _place(answer: Answers) -> tuple[int, ...]:
     """The key by which answers are sorted in the tables by digit."""
     places: tuple[str, ...] = PLACEMENTS
+    evaluations: list[str] = [*EVALUATIONS]
     return (
-        list(EVALUATIONS).index(answer.evaluation),
+        evaluations.index(answer.evaluation),
         list(VARIANTS).index(answer.variant),
         places.index(answer.placement),
     )
+
+
+def _ranks(runs: pd.DataFrame) -> dict[str, Rank]:
+    """The report's rank in each evaluation, among as many of our runs as a cell has."""
+    report = runs[runs["variant"] == "report"]
+    both = set.intersection(*(set(report[report["placement"] == p]["seed"]) for p in WITH_BLOCK))
+    ranked = report[report["seed"].isin(sorted(both)[: likelihood.SEEDS])]
+    ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
+    return {name: rank for name, rank in ranks.items() if rank}
 
 
 def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
@@ -323,11 +188,8 @@ def _reproduction_markdown(table: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         digits = 2 if "accuracy" in row["metric"] else 4
         number, low, high = (f"{row[key]:.{digits}f}" for key in ("published", "low", "high"))
-        cells.append(
-            f"{number} in [{low}, {high}]"
-            if row["inside"]
-            else f"**{number}** not in [{low}, {high}]"
-        )
+        number, where = (number, "in") if row["inside"] else (f"**{number}**", "not in")
+        cells.append(f"{number} {where} [{low}, {high}]")
         columns.append(f"{row['metric']} {row['evaluation']}".strip())
     wide = table.assign(cell=cells, column=columns).pivot(
         index=["placement", "epoch"], columns="column", values="cell"
@@ -337,11 +199,10 @@ def _reproduction_markdown(table: pd.DataFrame) -> str:
 
 
 def _markdown(table: pd.DataFrame, formats: Mapping[str, str]) -> str:
-    """The columns that have a format and are in the table; `-` for what is missing."""
-    formats = {name: form for name, form in formats.items() if name in table}
-    shown = table[list(formats)]
-    if shown.empty:
+    """The columns that have a format; `-` for what is missing."""
+    if table.empty:
         return ""
+    shown = table[list(formats)]
     for name in shown.select_dtypes(["bool", "boolean"]):
         shown = shown.assign(**{str(name): shown[name].map({True: "yes", False: "no"})})
     return (
@@ -358,47 +219,43 @@ def _markdown(table: pd.DataFrame, formats: Mapping[str, str]) -> str:
     )
 
 
-def _notes(
-    results: pd.DataFrame,
-    runs: pd.DataFrame,
-    timing: Mapping[str, Any] | None,
-    answers: Sequence[Answers],
-) -> tuple[str, ...]:
-    """What is missing, and what the tables therefore do not say."""
+def _notes_on_runs(results: pd.DataFrame, runs: pd.DataFrame, measures: Measures) -> Iterator[str]:
     run = ["variant", "placement", "seed"]
-    notes = []
     known = results[results["variant"].isin(VARIANTS)]
     if dropped := len(known[run].drop_duplicates()) - len(runs[run].drop_duplicates()):
-        notes.append(f"{dropped} unfinished runs are left out")
-    finished = known.merge(runs[run].drop_duplicates(), on=run)
-    if broken := diverged(finished):
-        notes.append(
+        yield f"{dropped} unfinished runs are left out"
+    if broken := diverged(known.merge(runs[run].drop_duplicates(), on=run)):
+        yield (
             f"{broken} runs diverged and count: their accuracies as they were measured, and a loss "
             "that is not a number as that of guessing, 2.30"
         )
-    for variant, last in runs.groupby("variant")["epoch"].max().items():
-        if last < VARIANTS[str(variant)].epochs:
-            whole = VARIANTS[str(variant)].epochs
-            notes.append(f"{variant}: its final numbers are those of epoch {last} of {whole}")
+    for variant, last in measures.last_epoch.items():
+        if last < (whole := VARIANTS[variant].epochs):
+            yield f"{variant}: its final numbers are those of epoch {last} of {whole}"
     found = set(zip(runs["variant"], runs["placement"], strict=True))
     wanted = [(name, place) for name in CANDIDATES for place in PLACEMENTS]
     if missing := [f"{name}/{place}" for name, place in wanted if (name, place) not in found]:
-        notes.append(f"not run: {', '.join(missing)}")
+        yield f"not run: {', '.join(missing)}"
     if unknown := sorted(set(results["variant"]) - set(VARIANTS)):
-        notes.append(f"left out, for settings.VARIANTS has no such variant: {', '.join(unknown)}")
-    if timing is None:
-        notes.append("no epoch times were given: claim 2 is not tested")
-    if not answers:
-        notes.append("no answers to each test image were given: there are no tables by digit")
-    return tuple(notes)
+        yield f"left out, for variants.VARIANTS has no such variant: {', '.join(unknown)}"
 
 
-def _notes_on_seeds(cells: settings.Cells | None, contrasts: int) -> Iterator[str]:
-    """What rests on fewer runs than the plan has."""
-    seeds = len(cells.seeds) if cells else 0
+def _notes_on_plan(
+    cells: likelihood.Cells | None, tables: Mapping[str, pd.DataFrame]
+) -> Iterator[str]:
+    """What rests on fewer runs than the plan has, or on a rate at an end of those tried."""
+    seeds, contrasts = len(cells.seeds) if cells else 0, len(tables["contrasts"])
     if cells is None:
-        yield f"cells are not compared, for lack of common seeds; the plan has {settings.SEEDS}"
-    elif seeds < settings.SEEDS:
-        yield f"cells are compared on {seeds} seeds that they share; the plan has {settings.SEEDS}"
+        yield f"cells are not compared, for lack of common seeds; the plan has {likelihood.SEEDS}"
+    elif seeds < likelihood.SEEDS:
+        yield (
+            f"cells are compared on {seeds} seeds that they share; the plan has {likelihood.SEEDS}"
+        )
     if contrasts < block.CONTRASTS:
         yield f"{contrasts} of the plan's {block.CONTRASTS} contrasts have runs"
+    for place, rate in block.rates_in(tables["rates"]).items():
+        if rate in (min(block.RATES), max(block.RATES)):
+            yield (
+                f"for {place} the learning rate {rate:g} was chosen, at an end of those that were "
+                "tried"
+            )

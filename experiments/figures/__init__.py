@@ -23,6 +23,5 @@ if "matplotlib" not in sys.modules and "MPLBACKEND" in os.environ:
         matplotlib.rcParams["backend"] = backend
 
 from experiments.figures.run import confusion, curves, mistakes
-from experiments.figures.timing import epoch_times
 
-__all__ = ["confusion", "curves", "epoch_times", "mistakes"]
+__all__ = ["confusion", "curves", "mistakes"]

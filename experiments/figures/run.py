@@ -11,7 +11,6 @@ from experiments.figures.style import (
     LOOKS,
     REPORT,
     WIDTH,
-    draw_confusion,
     epochs_axis,
     legend_line,
     metric_axis,
@@ -20,14 +19,25 @@ from experiments.figures.style import (
 )
 from experiments.groundwork import published
 
+SPLITS = ("train", "test")
 
-def curves(history: Sequence[Mapping[str, float]], placement: str, path: Path) -> None:
+
+def curves(
+    history: Sequence[Mapping[str, float]],
+    placement: str,
+    path: Path,
+    *,
+    batch: Mapping[str, float] | None = None,
+) -> None:
     """Draws loss and accuracy of one run against the epoch, with the report's curves dashed.
 
     Args:
       history: one mapping for each epoch, with `epoch` and the keys of `published.METRICS`.
       placement: where the block stands; the report has no curves for `none`.
       path: where the figure goes, as `experiments.figures` explains.
+      batch: `test_loss` and `test_accuracy_percent` after the last epoch with the statistics of
+        each batch, as the report very likely tested. They get a mark of their own, to be compared
+        with the report's instead of a curve with running statistics.
     """
     look = LOOKS[placement]
     reported = [epoch._asdict() for epoch in published.HISTORY.get(placement, ())]
@@ -41,31 +51,52 @@ def curves(history: Sequence[Mapping[str, float]], placement: str, path: Path) -
                 drawn = {"color": look.colour, "marker": look.marker, "markerfacecolor": fill}
                 axes.plot(*ours, "-", linewidth=width, **drawn)
                 axes.plot(*theirs, "--", linewidth=width, color=REPORT)
+            shown = [row[f"{split}_{what}"] for row in [*history, *reported] for split in SPLITS]
+            if batch:
+                shown.append(batch[f"test_{what}"])
+                axes.plot(history[-1]["epoch"], shown[-1], "D", color=look.colour, mfc="w", ms=7)
             epochs_axis(axes)
-            metrics = (f"train_{what}", f"test_{what}")
-            metric_axis(axes, what, [row[m] for row in [*history, *reported] for m in metrics])
+            metric_axis(axes, what, shown)
+        tested = "test, running statistics" if batch else "test"
         handles = [
-            legend_line("test", look.colour, "-", look.marker, width=1.4),
+            legend_line(tested, look.colour, "-", look.marker, width=1.4),
             legend_line("train", look.colour, "-", look.marker, width=0.9, fill="white"),
         ]
         if reported:
             handles.append(legend_line("the report's test", REPORT, "--", "", width=1.4))
             handles.append(legend_line("the report's train", REPORT, "--", "", width=0.9))
+        if batch:
+            label = "test, batch statistics, as the report's"
+            handles.insert(1, legend_line(label, look.colour, "", "D", fill="white"))
         figure.suptitle(f"LeNet, {look.label}")
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3 if batch else 4)
         save(figure, path)
 
 
 def confusion(matrix: np.ndarray, path: Path) -> None:
-    """Draws a confusion matrix of the test split.
+    """Draws a confusion matrix: mistakes shaded by their number, correct images as plain counts.
 
     Args:
-      matrix: [10, 10] images, row = label, column = prediction.
+      matrix: [10, 10] images of the test split, whole numbers, row = label, column = prediction.
       path: where the figure goes, as `experiments.figures` explains.
     """
+    wrong = np.where(np.eye(10, dtype=bool), 0, matrix)
     with styled():
         figure = Figure(figsize=(4.9, 5.0), layout="constrained")
-        draw_confusion(figure.subplots(), np.asarray(matrix))
+        axes = figure.subplots()
+        axes.imshow(np.sqrt(wrong), cmap="Blues", vmin=0, vmax=max(1.0, 2 * np.sqrt(wrong.max())))
+        for label, prediction in np.ndindex(10, 10):
+            number, right = matrix[label, prediction], label == prediction
+            style = {"fontweight": "bold" if right else "normal", "fontsize": 7}
+            style["color"] = "black" if number or right else "#AAAAAA"
+            axes.text(prediction, label, f"{number}", ha="center", va="center", **style)
+        axes.set_xticks(range(10))
+        axes.set_yticks(range(10))
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.set_title(f"{wrong.sum()} mistakes in {matrix.sum():,}")
+        axes.set_xlabel("prediction")
+        axes.set_ylabel("label")
         save(figure, path)
 
 

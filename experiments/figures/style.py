@@ -5,8 +5,8 @@ Universal Design, 2008), one marker and one line style everywhere, and so reads 
 """
 
 import io
-from collections.abc import Sized
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -55,9 +55,17 @@ STYLE: dict[Any, Any] = {  # keys are names of matplotlib's, which types them on
 WIDTH = 8.0  # inches
 
 
-def styled() -> AbstractContextManager[None]:
-    """The context in which a figure is made and saved."""
-    return mpl.rc_context(rc=STYLE)
+@contextmanager
+def styled() -> Iterator[None]:
+    """The context in which a figure is made and saved.
+
+    It starts from matplotlib's own defaults. A user's matplotlibrc would change the figures, or end
+    a finished run where it asks for a TeX that is not there.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def epochs_axis(axes: Axes) -> None:
@@ -81,42 +89,27 @@ def metric_axis(axes: Axes, what: str, values: ArrayLike) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.set_ylabel("loss, nats (log axis)")
     else:
-        accuracy_scale(axes, "y", values)
+        _accuracy_scale(axes, values)
         axes.set_ylabel("accuracy, % (log error axis)")
 
 
-def accuracy_scale(axes: Axes, name: str, values: ArrayLike) -> None:
+def _accuracy_scale(axes: Axes, values: ArrayLike) -> None:
     """Spaces accuracies by the logarithm of their error: 98 to 99 % is as long as 96 to 98 %.
 
     The logarithm's origin is 100.1 %, because otherwise 100 % would lie at infinity.
     """
     end = 100.1
-    scale = {
-        "functions": (
-            lambda percent: -np.log10(np.maximum(end - np.asarray(percent), 1e-9)),
-            lambda length: end - 10.0 ** -np.asarray(length),
-        )
-    }
-    (axes.set_xscale if name == "x" else axes.set_yscale)("function", **scale)
-    ticks = np.array([0, 40, 60, 70, 80, 85, 90, 92, 94, 96, 97, 98, 98.5, 99, 99.5, 99.8, 100])
-    if name == "y":
-        ticks = ticks[ticks != 92]  # its label would touch that of 90
-    axis = axes.xaxis if name == "x" else axes.yaxis
+    there = lambda percent: -np.log10(np.maximum(end - np.asarray(percent), 1e-9))  # noqa: E731
+    back = lambda length: end - 10.0 ** -np.asarray(length)  # noqa: E731
+    axes.set_yscale("function", functions=(there, back))
+    ticks = np.array([0, 40, 60, 70, 80, 85, 90, 94, 96, 97, 98, 98.5, 99, 99.5, 99.8, 100])
     lowest, highest = np.min(values), np.max(values)
     # Half a step of the scale beyond the data, on both sides.
     low, high = end - (end - lowest) * 1.15, end - (end - highest) / 1.15
-    axis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)].tolist()))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
-    (axes.set_xlim if name == "x" else axes.set_ylim)(low, high)
-
-
-def dots(axes: Axes, values: np.ndarray, y: float, look: Look, *, alpha: float = 0.55) -> None:
-    """Draws a mark for each value, spread a little so that equal ones stay visible."""
-    spread = 0.12 * (2 * (np.arange(len(values)) * 0.618034 % 1) - 1)
-    axes.plot(
-        values, y + spread, look.marker, color=look.colour, alpha=alpha, markersize=3.5, mew=0
-    )
+    axes.yaxis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)].tolist()))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
+    axes.set_ylim(low, high)
 
 
 def legend_line(
@@ -152,27 +145,3 @@ def save(figure: Figure, path: Path) -> None:
         metadata = {"Date": None} if file.suffix == ".svg" else None
         figure.savefig(content, format=file.suffix.removeprefix("."), metadata=metadata)
         write_whole(file, content.getvalue())
-
-
-def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:
-    """Draws mistakes shaded by their number, and correct images as plain counts on the diagonal."""
-    wrong = np.where(np.eye(10, dtype=bool), 0, matrix)
-    axes.imshow(np.sqrt(wrong), cmap="Blues", vmin=0, vmax=max(1.0, 2 * np.sqrt(wrong.max())))
-    whole = np.issubdtype(matrix.dtype, np.integer)
-    for label, prediction in np.ndindex(10, 10):
-        number, right = matrix[label, prediction], label == prediction
-        text = f"{number:.0f}" if whole or right else f"{number:.1f}"
-        if right:
-            style = {"color": "black", "fontweight": "bold", "fontsize": 7}
-        else:
-            style = {"color": "black" if number else "#AAAAAA", "fontsize": 7}
-        axes.text(prediction, label, text if number else "0", ha="center", va="center", **style)
-    axes.set_xticks(range(10))
-    axes.set_yticks(range(10))
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    total = matrix.sum()
-    mistaken = f"{wrong.sum():.0f}" if whole else f"{wrong.sum():.1f}"
-    axes.set_title(f"{mistaken} mistakes in {total:,.0f}")
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("label")

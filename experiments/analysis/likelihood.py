@@ -1,4 +1,4 @@
-"""Which of the settings that the report does not state made its curves.
+"""Which choices of what the report does not state made its curves.
 
 Three things are not stated: how momentum enters the step, the scale of the pixels, and how batch
 normalisation was told to normalise the test images. A cell is one choice of all three: a variant of
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from experiments.analysis.measures import Arm, Measures
 from experiments.analysis.reproduction import (
     curves_of,
     intervals,
@@ -33,11 +34,18 @@ from experiments.analysis.reproduction import (
     scale_of,
     transformed,
 )
-from experiments.analysis.runs import evaluated, evaluations_of, final
+from experiments.analysis.runs import evaluated, evaluations_of
 from experiments.groundwork.variants import CANDIDATES, VARIANTS
 
 SEEDS = 30  # that are used of each cell
 RESAMPLES = 500
+
+CELLS_SHOWN = (
+    "variant evaluation momentum learning_rate normalisation n log_likelihood:.0f behind:.0f "
+    "inside:.0f max_abs_t:.1f place:.0f among:.0f best_share:.0% baseline_mean:.2f baseline_sd:.2f"
+)
+RECOGNITION_SHOWN = "variant evaluation n right taken_for named_wrongly"
+STATEMENTS_SHOWN = "thing says lead:.0f typical_low:.0f typical_high:.0f right_here n_here right n"
 
 
 class Cells(NamedTuple):
@@ -86,7 +94,7 @@ def cells_of(runs: pd.DataFrame) -> Cells | None:
     )
 
 
-def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
+def likelihoods(runs: pd.DataFrame, measures: Measures, cells: Cells | None) -> pd.DataFrame:
     """How well each cell explains the published curves.
 
     Beside the score stand numbers that need no likelihood: how many of the report's numbers are
@@ -94,6 +102,7 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
 
     Args:
       runs: results, as `runs.complete_runs` returns them.
+      measures: of these runs.
       cells: what `cells_of` returned.
 
     Returns:
@@ -112,13 +121,13 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
         share = np.bincount(resampled.argmax(axis=0), minlength=len(cells.names)) / RESAMPLES
         scores = dict(zip(cells.names, _log_density(cells, cells.curves), strict=True))
         shares = dict(zip(cells.names, share, strict=True))
-    rows = []
+    rows, nothing = [], pd.Series(dtype=float)
     for evaluation in evaluations_of(runs):
         mine = evaluated(runs, evaluation)
         for variant in [name for name in CANDIDATES if name in set(runs["variant"])]:
-            setting, name = VARIANTS[variant], (variant, evaluation)
-            row = {"variant": variant, "evaluation": evaluation, "momentum": setting.momentum}
-            row |= {"learning_rate": setting.learning_rate, "normalisation": setting.pixels}
+            recipe, name = VARIANTS[variant], (variant, evaluation)
+            row = {"variant": variant, "evaluation": evaluation, "momentum": recipe.momentum}
+            row |= {"learning_rate": recipe.learning_rate, "normalisation": recipe.pixels}
             row |= {"n": 0, "log_likelihood": scores.get(name, np.nan)}
             row |= dict.fromkeys(("inside", "total", "max_abs_t", "place", "among"), np.nan)
             if cells and name in cells.names:
@@ -128,7 +137,7 @@ def likelihoods(runs: pd.DataFrame, cells: Cells | None) -> pd.DataFrame:
                 row |= {"n": len(cells.seeds), "inside": fit.inside, "total": fit.total}
                 row |= {"max_abs_t": intervals(chosen, variant)["t"].abs().max()}
                 row |= {"place": fit.place, "among": fit.among}
-            baseline = final(mine, variant, "none")
+            baseline = measures.by_seed.get(Arm(variant, "none", evaluation), nothing)
             row |= {"best_share": shares.get(name, np.nan)}
             row |= {"baseline_mean": baseline.mean(), "baseline_sd": baseline.std()}
             rows.append(row)
@@ -217,14 +226,11 @@ def statements(cells: Cells | None) -> pd.DataFrame:
 
 def _levels(cells: Cells) -> dict[str, np.ndarray]:
     """The choice of each cell in each of the three things, `[C]` words."""
-    settings = [VARIANTS[variant] for variant, _ in cells.names]
-    return {
-        "step": np.array(
-            [f"momentum {s.momentum:g}, learning rate {s.learning_rate:g}" for s in settings]
-        ),
-        "pixels": np.array([s.pixels for s in settings]),
-        "evaluation": np.array([evaluation for _, evaluation in cells.names]),
-    }
+    recipes = [VARIANTS[variant] for variant, _ in cells.names]
+    steps = [f"momentum {r.momentum:g}, learning rate {r.learning_rate:g}" for r in recipes]
+    words = {"step": steps, "pixels": [r.pixels for r in recipes]}
+    words["evaluation"] = [evaluation for _, evaluation in cells.names]
+    return {thing: np.array(each) for thing, each in words.items()}
 
 
 def _log_density(cells: Cells, runs: np.ndarray) -> np.ndarray:
