@@ -11,6 +11,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.outliers_influence import OLSInfluence
 
 from experiments.analysis import reproduction
+from experiments.analysis.reproduction import curves_of, intervals, rank
 from experiments.groundwork import published
 
 
@@ -21,11 +22,11 @@ def test_a_held_out_run_is_covered_and_its_place_is_uniform(monkeypatch):
     for trial in range(trials):
         results = study(n + 1, epochs=2, variants=("report",), placements=BLOCKS, rng_seed=trial)
         monkeypatch.setattr(published, "HISTORY", held_out(results, "report", n))
-        rank = reproduction.rank(results[results["seed"] != n])
-        assert rank is not None
-        assert rank.among == n + 1
-        covered.append(rank.inside / rank.total)
-        places.append(rank.place)
+        found = rank(curves_of(results[results["seed"] != n]))
+        assert found is not None
+        assert found.among == n + 1
+        covered.append(found.inside / found.total)
+        places.append(found.place)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
     # Uniform on 1 .. 10: mean 5.5, standard deviation 2.87.
     assert np.mean(places) == pytest.approx(5.5, abs=4 * 2.87 / np.sqrt(trials))
@@ -33,28 +34,25 @@ def test_a_held_out_run_is_covered_and_its_place_is_uniform(monkeypatch):
 
 
 def test_a_foreign_run_is_the_farthest(monkeypatch):
-    """A run of another setting has place 1, in each network too."""
+    """A run of another variant has place 1, in each network too."""
     results = study(13, variants=("report", "unnormalised"))
     monkeypatch.setattr(published, "HISTORY", held_out(results, "unnormalised", 12))
-    rank = reproduction.rank(results[results["seed"] < 12])
-    assert rank is not None
-    assert (rank.place, rank.among) == (1, 13)
-    assert rank.place_by_placement == {"before_fc1": 1, "after_fc1": 1}
+    found = rank(curves_of(results[results["seed"] < 12]))
+    assert found is not None
+    assert (found.place, found.among) == (1, 13)
+    assert found.place_by_placement == {"before_fc1": 1, "after_fc1": 1}
 
 
 def test_no_interval_leaves_what_is_possible():
     """With few seeds that lie far apart: above a loss of 0, below 100 %, and around the mean."""
-    results = study(3, variants=("report",), sd=2.0)
-    table = reproduction.intervals(results)
+    table = intervals(curves_of(study(3, variants=("report",), sd=2.0)))
     percent = table["metric"].str.endswith("percent")
-    assert (table["low"] > 0).all()
-    assert (table["high"][percent] <= 100).all()
-    assert (table["high"][percent] > 99.9).any()  # as wide as that
-    assert (table["low"] < table["high"]).all()
+    assert (table["low"] > 0).all() and (table["low"] < table["high"]).all()
+    assert 99.9 < table["high"][percent].max() <= 100
 
 
 def test_t_tells_on_which_side_of_the_interval_a_number_is():
-    table = reproduction.intervals(study(9, variants=("report",)))
+    table = intervals(curves_of(study(9, variants=("report",))))
     limit = stats.t.isf(0.025, 8)
     above, below = table["published"] > table["high"], table["published"] < table["low"]
     np.testing.assert_array_equal(above, table["t"] > limit)
@@ -74,13 +72,12 @@ def test_the_transformation_and_its_inverse():
 
 def test_equal_seeds_do_not_exclude_every_other_number():
     """Seeds that agree to the last digit leave the spread that rounding has."""
-    table = reproduction.intervals(study(5, variants=("report",), sd=0))
+    table = intervals(curves_of(study(5, variants=("report",), sd=0)))
     before = table[table["placement"] == "before_fc1"]
     assert before["inside"].all()
     loss = before[before["metric"] == "test_loss"].iloc[0]
-    assert loss["high"] - loss["low"] == pytest.approx(
-        2 * 2.776 * 1e-4 / np.sqrt(12) * np.sqrt(1.2), rel=0.01
-    )
+    width = 2 * 2.776 * 1e-4 / np.sqrt(12) * np.sqrt(1.2)
+    assert loss["high"] - loss["low"] == pytest.approx(width, rel=0.01)
 
 
 def test_deviations_are_externally_studentised_residuals():

@@ -56,6 +56,7 @@ class Cells(NamedTuple):
 
     names: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]  # [n], the same in every cell
+    tables: tuple[pd.DataFrame, ...]  # [C] of [n, k], as `reproduction.curves_of` returns them
     curves: np.ndarray  # [C, n, k], transformed
     target: np.ndarray  # [k] the report's numbers, transformed
     floor: np.ndarray  # [k] the smallest spread, from `reproduction.rounding_of`
@@ -85,10 +86,12 @@ def cells_of(runs: pd.DataFrame) -> Cells | None:
     if len(seeds) < 3:
         return None
     metrics, numbers = metrics_of(widest), numbers_of(widest)
+    chosen = tuple(table.loc[seeds] for table in known.values())
     return Cells(
         tuple(known),
         tuple(seeds),
-        np.stack([transformed(table.loc[seeds], metrics) for table in known.values()]),
+        chosen,
+        np.stack([transformed(table, metrics) for table in chosen]),
         transformed(numbers, metrics),
         rounding_of(numbers),
     )
@@ -123,7 +126,6 @@ def likelihoods(runs: pd.DataFrame, measures: Measures, cells: Cells | None) -> 
         shares = dict(zip(cells.names, share, strict=True))
     rows, nothing = [], pd.Series(dtype=float)
     for evaluation in evaluations_of(runs):
-        mine = evaluated(runs, evaluation)
         for variant in [name for name in CANDIDATES if name in set(runs["variant"])]:
             recipe, name = VARIANTS[variant], (variant, evaluation)
             row = {"variant": variant, "evaluation": evaluation, "momentum": recipe.momentum}
@@ -131,11 +133,11 @@ def likelihoods(runs: pd.DataFrame, measures: Measures, cells: Cells | None) -> 
             row |= {"n": 0, "log_likelihood": scores.get(name, np.nan)}
             row |= dict.fromkeys(("inside", "total", "max_abs_t", "place", "among"), np.nan)
             if cells and name in cells.names:
-                chosen = mine[mine["seed"].isin(cells.seeds)]
-                fit = rank(chosen, variant)
+                curves = cells.tables[cells.names.index(name)]
+                fit = rank(curves)
                 assert fit is not None  # there are three seeds at least
                 row |= {"n": len(cells.seeds), "inside": fit.inside, "total": fit.total}
-                row |= {"max_abs_t": intervals(chosen, variant)["t"].abs().max()}
+                row |= {"max_abs_t": intervals(curves)["t"].abs().max()}
                 row |= {"place": fit.place, "among": fit.among}
             baseline = measures.by_seed.get(Arm(variant, "none", evaluation), nothing)
             row |= {"best_share": shares.get(name, np.nan)}

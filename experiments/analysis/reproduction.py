@@ -30,8 +30,8 @@ class Rank:
     total: int
 
 
-def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
-    """Compares the report's numbers with the seeds of one variant.
+def intervals(curves: pd.DataFrame) -> pd.DataFrame:
+    """Compares the report's numbers with the seeds of one variant, as `curves_of` returns them.
 
     The 95 % prediction interval for one new run is mean ± t(0.975, n-1) · sd · sqrt(1 + 1/n), of
     normal runs (Hahn & Meeker, Statistical Intervals, 1991, section 4.7), on the scale of the
@@ -42,7 +42,6 @@ def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
       in units of sd · sqrt(1 + 1/n), on the transformed scale), inside, n. Mean and sd are those of
       the numbers as they are. Empty with fewer than two seeds.
     """
-    curves = curves_of(runs, variant)
     n = len(curves)
     if n < 2:
         return pd.DataFrame()
@@ -66,8 +65,8 @@ def intervals(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
     return table.reset_index()
 
 
-def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
-    """Finds the place of all the report's numbers, taken together, among our runs.
+def rank(curves: pd.DataFrame) -> Rank | None:
+    """Finds the place of all the report's numbers, taken together, among the curves of our runs.
 
     The report's pair of runs joins our n pairs as number n+1. Each pair is scored by how far it
     lies from the other n: the mean over all numbers of its squared studentised deviation, mean
@@ -84,10 +83,9 @@ def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
     Returns:
       None with fewer than two seeds.
     """
-    table = intervals(runs, variant)
+    table = intervals(curves)
     if table.empty:
         return None
-    curves = curves_of(runs, variant)
     metrics, numbers = metrics_of(curves), numbers_of(curves)
     together = np.vstack([transformed(curves, metrics), transformed(numbers, metrics)])
     scores = _deviations(together, rounding_of(numbers)) ** 2
@@ -106,7 +104,7 @@ def rank(runs: pd.DataFrame, variant: str = "report") -> Rank | None:
     )
 
 
-def curves_of(runs: pd.DataFrame, variant: str) -> pd.DataFrame:
+def curves_of(runs: pd.DataFrame, variant: str = "report") -> pd.DataFrame:
     """A table of seeds by (placement, epoch, metric), without seeds that lack a placement."""
     rows = runs[(runs["variant"] == variant) & runs["placement"].isin(published.HISTORY)]
     wide = rows.pivot(index="seed", columns=["placement", "epoch"], values=list(published.METRICS))

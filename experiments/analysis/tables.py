@@ -152,7 +152,10 @@ def _ranks(runs: pd.DataFrame) -> dict[str, Rank]:
     report = runs[runs["variant"] == "report"]
     both = set.intersection(*(set(report[report["placement"] == p]["seed"]) for p in WITH_BLOCK))
     ranked = report[report["seed"].isin(sorted(both)[: likelihood.SEEDS])]
-    ranks = {name: reproduction.rank(evaluated(ranked, name)) for name in evaluations_of(ranked)}
+    ranks = {
+        name: reproduction.rank(reproduction.curves_of(evaluated(ranked, name)))
+        for name in evaluations_of(ranked)
+    }
     return {name: rank for name, rank in ranks.items() if rank}
 
 
@@ -160,7 +163,7 @@ def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
     """The intervals of each evaluation; those of training are the same in all and stand once."""
     tables = []
     for evaluation in evaluations_of(runs):
-        table = reproduction.intervals(evaluated(runs, evaluation))
+        table = reproduction.intervals(reproduction.curves_of(evaluated(runs, evaluation)))
         if table.empty:
             continue
         trained = table["metric"].str.startswith("train")
