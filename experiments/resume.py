@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.groundwork import command, machine, run_directory, terminal
+from experiments.groundwork import command, machine, run_directory, terminal, training
 from experiments.groundwork.command import DataOptions
 from experiments.groundwork.machine import MachineOptions
 from experiments.run import train_in
@@ -56,7 +56,7 @@ def resume(options: Options) -> None:
         config.check()
     machine.start(options.machine)
     with store.locked(options.run):
-        train_in(options.run, config, options.data, terminal.console())
+        train_in(options.run, training.make(config), options.data, terminal.console())
 
 
 if __name__ == "__main__":

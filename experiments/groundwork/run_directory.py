@@ -28,7 +28,7 @@ import tyro
 from experiments.groundwork.command import UsageError, refuse
 from experiments.groundwork.evaluation import EvaluationName
 from experiments.groundwork.machine import differences
-from experiments.groundwork.recipe import MAX_SEED, Recipe, network, refuse_other_types
+from experiments.groundwork.recipe import MAX_SEED, Recipe, refuse_other_types
 from mnist_jax import data, store, torch_weights
 from mnist_jax.data import PIXELS, Dataset
 from mnist_jax.model import LeNet
@@ -54,7 +54,7 @@ class Config:
     training, those of each test batch, or the means over all training images. The last are then
     written into the file of weights, too."""
     init_from: Path | None = None
-    """A .safetensors file with the initial weights, from an earlier run or from PyTorch."""
+    """A run, or a file with the initial weights, from an earlier run or from PyTorch."""
     keep_epochs: bool = False
     """Keep the weights of every epoch, in the folder epochs of the run."""
 
@@ -147,20 +147,20 @@ def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
     return model, weights.variables, weights.epochs
 
 
-def initial_weights(path: Path, recipe: Recipe) -> Any:
-    """The variables of a file of weights with which a recipe can start.
+def initial_weights(path: Path, model: LeNet) -> Any:
+    """The variables of a file of weights, or of a run's directory, with which a network can start.
 
     Raises:
       UsageError: the weights are those of another placement or scale of the pixels.
       StoreError: the file cannot be read or used.
     """
-    found, model = torch_weights.load(path), network(recipe)
+    found = torch_weights.load(path / WEIGHTS if path.is_dir() else path)
     if found.placement != model.placement:
         raise UsageError(f"{path}: weights of placement {found.placement}, not {model.placement}")
     if found.pixels not in (None, model.pixels):
         names = {pixels: name for name, pixels in PIXELS.items()}
-        pixels = names.get(found.pixels, found.pixels)
-        raise UsageError(f"{path}: weights for --pixels {pixels}, not {recipe.pixels}")
+        theirs, ours = (names.get(pixels, pixels) for pixels in (found.pixels, model.pixels))
+        raise UsageError(f"{path}: weights for --pixels {theirs}, not {ours}")
     return found.variables
 
 
@@ -213,21 +213,20 @@ def begin(directory: Path, config: Config, manifest: Mapping[str, Any]) -> list[
 
 def write_epoch(
     directory: Path,
-    state: Any,
-    variables: Any,
-    *,
     config: Config,
     mnist: Dataset,
+    state: Any,
+    variables: Any,
     history: Sequence[Row],
 ) -> None:
     """Puts a finished epoch on disk: weights, then metrics, then the checkpoint that counts.
 
     Args:
       directory: the run's.
-      state: all that the next epoch starts from.
-      variables: what to predict with.
       config: what the run is asked for.
       mnist: the data, whose digests are kept.
+      state: all that the next epoch starts from.
+      variables: what to predict with.
       history: the rows of all epochs so far.
 
     Raises:

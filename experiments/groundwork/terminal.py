@@ -16,7 +16,7 @@ from rich.table import Table
 from experiments.groundwork.evaluation import EvaluationName
 from experiments.groundwork.published import Compared
 from mnist_jax.model import LeNet
-from mnist_jax.summary import Layer, summary
+from mnist_jax.summary import summary
 from mnist_jax.train import Evaluation
 
 TABLE_WIDTH = 80  # characters in the widest table; a narrower terminal wraps its lines
@@ -158,9 +158,10 @@ def report_table(compared: Sequence[Compared]) -> Table:
     return table
 
 
-def summary_table(placement: str, layers: Sequence[Layer]) -> Table:
+def summary_table(model: LeNet) -> Table:
     """A table of a network's layers."""
-    title = f"LeNet, block {placement}: one image"
+    layers = summary(model)
+    title = f"LeNet, block {model.placement}: one image"
     table = Table(title=title, show_footer=True, box=box.SIMPLE_HEAD)
     table.add_column("layer", "total", no_wrap=True)
     table.add_column("output shape", no_wrap=True)
