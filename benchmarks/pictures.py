@@ -27,12 +27,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from experiments.groundwork.options import DataOptions, UsageError, refuse, refuse_unless_positive
 from PIL import Image, ImageFilter
 from rich import box
 from rich.table import Table
 
 from experiments.groundwork import images, options, terminal
-from experiments.groundwork.options import DataOptions, UsageError, refuse, refuse_unless_positive
 from experiments.groundwork.run_directory import open_run
 from mnist_jax import compilation, train
 from mnist_jax.data import Split, load_mnist

@@ -68,7 +68,7 @@ def ready(variant: Variant, recipe: Recipe, train: Split, test: Split) -> Side:
     """Loads the images into memory and makes a variant of the program ready."""
     import torch
 
-    from experiments.groundwork import torch_report
+    from experiments.parity import torch_report
 
     torch.set_num_threads(machine.cores())
     shuffled, tested = batches_of(variant, recipe, train, test)
@@ -114,7 +114,7 @@ def batches_of(
     import torch
     from torch.utils.data import DataLoader
 
-    from experiments.groundwork import torch_report
+    from experiments.parity import torch_report
 
     pixels, size = PIXELS[recipe.pixels], recipe.batch_size
     if variant == "dataloader":

@@ -18,11 +18,7 @@ PROGRAM = {name: path for name, path in FILES.items() if not name.startswith("te
 ONLY = {  # what is slow to import, or optional, and where it may be imported
     "matplotlib": ("experiments.figures",),
     "tensorflow_datasets": ("mnist_jax.tfds",),
-    "torch": (
-        "benchmarks.torch_program",
-        "experiments.parity",
-        "experiments.groundwork.torch_report",
-    ),
+    "torch": ("benchmarks.torch_program", "experiments.parity"),
 }
 
 

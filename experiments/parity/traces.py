@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 def initial_weights(placement: Placement, seed: int, *, float64: bool) -> StateDict:
     """PyTorch's own initialisation as a `state_dict`."""
-    from experiments.groundwork import torch_report
+    from experiments.parity import torch_report
 
     model = torch_report.build(placement, seed)
     model = model.double() if float64 else model
@@ -98,7 +98,7 @@ def trace_torch(task: Task, *, threads: int) -> Trace:
     """Trains in PyTorch for one epoch, with so many threads."""
     import torch
 
-    from experiments.groundwork import torch_report
+    from experiments.parity import torch_report
 
     torch.set_num_threads(threads)
     recipe, order = task.recipe, task.order
