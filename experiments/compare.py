@@ -1,87 +1,58 @@
 """Trains networks with many seeds, and tests the report's numbers and claims.
 
-    python -m experiments.compare --seeds 20 --out studies/report
-    python -m experiments.compare --from studies/report
-    python -m experiments.compare --from studies/report --export experiments/results
-    python -m experiments.compare --from experiments/results --out studies/again
+    python -m experiments.compare train --seeds 20 --out studies/report
+    python -m experiments.compare report studies/report
+    python -m experiments.compare export studies/report --out studies/small
+    python -m experiments.compare report experiments/results --out studies/again
 
-A study is a directory, whose files `experiments.study.directory` lists. The first command trains
-the runs that the directory does not have yet and then makes tables and figures; after each epoch it
-evaluates the test images in the three ways that `groundwork.variants.EVALUATIONS` names. The
-second remakes tables and figures from the files, and trains nothing. The third writes a study as a
-few small files that can be committed, from which the fourth makes the same tables and figures.
+A study is a directory, whose files `experiments.study.files` lists. `train` trains the runs
+that it does not have yet and makes tables and figures. So the same command again continues an
+interrupted study, and another one adds seeds, placements or variants. `report` makes tables and
+figures of the files and trains nothing; `export` writes a study as a few small files that can be
+committed.
 
---resume continues an interrupted study, of which no more than the epoch in progress is lost, or
-adds seeds, placements or variants to a finished one. So several commands can make a study whose
-variants have different numbers of seeds. --plan trains a part of `groundwork.variants.PLAN` and
-makes no tables, because they are to be looked at only when every part is done.
+With `--plan`, `train` trains a part of `groundwork.variants.PLAN` and makes no tables, because they
+are to be looked at only when every part is done. Several machines can each train a share:
 
-Several hosts can each train a share of the seeds. Start the same command on all of them, under a
-scheduler that JAX knows (Slurm, Open MPI) or with
-
-    python -m experiments.compare ... --coordinator ADDRESS:PORT --hosts 2 --host 0   (then 1)
-
-Only host 0 writes. With --resume all hosts must be able to read the directory.
+    python -m experiments.compare train --shard 1/2 --out studies/share1         (2/2 on the other)
+    python -m experiments.compare report studies/share1 studies/share2 --out studies/report
 """
 
-if __name__ == "__main__":
-    from experiments.groundwork import stopping
-
-    stopping.end_at_once()  # before the imports that follow, which take a second
-
 import contextlib
-import shlex
-import statistics
-import sys
-import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import jax
 import tyro
-from rich.console import Console
 
-from experiments.groundwork import compile_cache, files, options, terminal
-from experiments.groundwork.options import (
-    CacheOptions,
-    DataOptions,
-    OptionalInt,
-    OptionalPath,
-    UsageError,
-    may_be_absent,
-    refuse,
-    refuse_unless_positive,
-)
-from experiments.groundwork.variants import PLAN, VARIANTS, Cell, Setting, best_rate_cells, cells
-from experiments.study import directory as study_directory
-from experiments.study import hosts, report, results
-from experiments.study.plan import Group
-from experiments.study.session import Session, begin, finished_epochs
-from mnist_jax.data import load_mnist
+from experiments.groundwork import command, machine, terminal
+from experiments.groundwork.command import DataOptions, UsageError, refuse
+from experiments.groundwork.machine import MachineOptions
+from experiments.groundwork.recipe import MAX_SEED, Recipe
+from experiments.groundwork.variants import PLAN, VARIANTS, Cell, best_rate_cells, cells
+from experiments.study import files, report, runs
+from experiments.study.files import Study
+from experiments.study.progress import shown
+from experiments.study.session import begin
+from mnist_jax import data, store
 from mnist_jax.model import PLACEMENTS, Placement
 
 MAX_SEEDS = 10_000
-OUT = Path("studies/report")
-TRAINING = (  # the options that say what is trained, and where
-    *("seeds", "first_seed", "placements", "variants", "plan", "epochs"),
-    *("resume", "coordinator", "hosts", "host"),
-)
 BEST_RATES = "best_rates"  # the part of the plan that follows from the results of another part
-PARTS = (*PLAN, BEST_RATES)
-
 
 if TYPE_CHECKING:  # a type checker does not know what the dictionaries hold
     Variant = str
     Part = str
 else:
-    Variant, Part = Literal[tuple(VARIANTS)], Literal[PARTS]
+    Variant, Part = Literal[tuple(VARIANTS)], Literal[(*PLAN, BEST_RATES)]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train the report's networks with many seeds, and test its numbers and claims."""
+class Train:
+    """Train the runs that a study does not have yet, and make its tables and figures."""
 
     seeds: int = 20
     """Number of runs of each placement and variant, from 1 to 10000."""
@@ -90,219 +61,201 @@ class Config:
     placements: tuple[Placement, ...] = PLACEMENTS
     """Where the residual block stands: one place or more, each once."""
     variants: tuple[Variant, ...] = ("report",)
-    """Settings of training: one or more, each once."""
-    plan: Annotated[Part | None, may_be_absent(*PARTS)] = None
-    """Train a part of the plan, which says variants, placements and seeds."""
-    epochs: OptionalInt = None
+    """Variants of the report's recipe: one or more, each once."""
+    plan: Part | None = None
+    """Train a part of the plan, which says variants, placements and seeds, and make no tables."""
+    rates: tuple[Path, ...] = ()
+    """With --plan best_rates: directories in which its part rates was trained; by default --out."""
+    epochs: int | None = None
     """Number of passes over the training images, at least 1; by default that of each variant."""
-    out: OptionalPath = None
-    """Directory of the study, by default studies/report. With --from it is the directory for the
-    tables and figures, by default that of the study."""
-    resume: bool = False
-    """Continue the study in --out, or add to it."""
-    from_dir: Annotated[OptionalPath, tyro.conf.arg(name="from")] = None
-    """Train nothing; remake tables and figures of the study in this directory."""
-    export: OptionalPath = None
-    """With --from: write the study into this directory as a few small files, and stop."""
-    timing: OptionalPath = None
-    """JSON file that benchmarks.epoch_time wrote, for claim 2; it is kept beside the tables."""
-    coordinator: Annotated[str | None, may_be_absent("ADDRESS:PORT")] = None
-    """Address and port of host 0, if there are several hosts."""
-    hosts: OptionalInt = None
-    """Number of hosts, with --coordinator."""
-    host: OptionalInt = None
-    """Which host this is, from 0, with --coordinator."""
+    shard: str | None = None
+    """I/N: train the I-th of N equal shares of the runs, from 1/N to N/N, and make no tables."""
+    out: Path = Path("studies/report")
+    """Directory of the study."""
+    machine: Annotated[MachineOptions, tyro.conf.arg(name="")] = field(
+        default_factory=MachineOptions
+    )
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
-    cache: Annotated[CacheOptions, tyro.conf.arg(name="")] = field(default_factory=CacheOptions)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make tables and figures of one or more studies; several are joined."""
+
+    study: Annotated[Path, tyro.conf.Positional]
+    """Directory of a study, of a share of one, or of a committed one."""
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Directories of others, which are joined with it."""
+    out: Path | None = None
+    """Directory for tables and figures; by default that of the study, if it is one."""
+    timing: Path | None = None
+    """JSON file that benchmarks.epoch_time wrote, for claim 2; it is kept beside the tables."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write one or more studies as a few small files that can be committed; several are joined."""
+
+    study: Annotated[Path, tyro.conf.Positional]
+    """Directory of a study, of a share of one, or of a committed one."""
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Directories of others, which are joined with it."""
+    out: Path = field(kw_only=True)
+    """Directory for the files; other files in it are left alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    directories: list[Path] = []  # the study's directory, once this command has locked it
-
-    def continue_with() -> str | None:
-        if not any((path / study_directory.MANIFEST).exists() for path in directories):
-            return None
-        words = list(sys.argv[1:] if arguments is None else arguments)
-        words += [] if "--resume" in words else ["--resume"]
-        return shlex.join(["python", "-m", "experiments.compare", *words])
-
-    def body() -> int:
-        config = options.parse(
-            Config, arguments, name="experiments.compare", description=str(__doc__)
-        )
-        check(config)
-        timing = report.read_timing(config.timing) if config.timing else None
-        console = terminal.console()
-        if config.from_dir is not None and config.export is not None:
-            with study_directory.opened(config.export):
-                for note in results.write(config.from_dir, config.export, timing):
-                    console.print(note)
-            console.print(f"written: {config.export}")
-            return options.OK
-        if config.from_dir is not None:
-            out = config.out or config.from_dir
-            with study_directory.opened(out):
-                _report(config.from_dir, out, timing, console)
-            return options.OK
-
-        out = config.out or OUT
-        hosts.use_every_core()
-        hosts.meet(config.coordinator, config.hosts, config.host)
-        console.quiet = not hosts.is_first()
-        cache = config.cache
-        if not cache.no_compile_cache and (line := compile_cache.turn_on(cache.compile_cache)):
-            console.print(line)
-        with study_directory.opened(out) if hosts.is_first() else contextlib.nullcontext():
-            directories.append(out)
-            with terminal.log_of_library(console):
-                splits = load_mnist(config.data.data_dir, config.data.mirror)
-            asked = _cells(
-                config.plan,
-                config.variants,
-                config.placements,
-                range(config.first_seed, config.first_seed + config.seeds),
-                out,
-            )
-            session = begin(out, _settings(asked, config.epochs), asked, splits)
-            for note in session.notes:
-                console.print(note)
-            console.print(terminal.devices_line(jax.devices()))
-            _train(session, console)
-            if config.plan is not None:  # the plan allows one look, at the end
-                again = shlex.join(["python", "-m", "experiments.compare", "--from", str(out)])
-                console.print(f"when every part is done: {again}")
-            elif hosts.is_first():
-                _report(out, out, timing, console)
-        return options.OK
-
-    return options.run_command(body, continue_with=continue_with)
+    return command.main(
+        Train | Report | Export, run, arguments, name="experiments.compare", description=__doc__
+    )
 
 
-def check(config: Config) -> None:
-    """Checks all options that can be checked without the data.
+def run(options: Train | Report | Export) -> None:
+    """Runs the subcommand whose options these are.
+
+    Raises:
+      UsageError: an option has a value that it cannot have.
+      StoreError: a file is damaged or cannot be written, or studies cannot be joined or continued.
+      DataError: the data cannot be had.
+    """
+    if isinstance(options, Train):
+        train(options)
+    elif isinstance(options, Report):
+        make_report(options)
+    else:
+        export(options)
+
+
+def train(options: Train) -> None:
+    """Trains the runs that a study lacks; the errors are those of `run`."""
+    _check(options)
+    asked, out = _share(options, _asked(options)), options.out
+    recipes = _recipes(options, asked)
+    machine.start(options.machine, device_per_core=True)
+    console = terminal.console()
+    with files.opened(out), _continuing():
+        others = {path.name for path in out.iterdir()} - {store.LOCK}
+        if others and not files.grows(out):
+            refuse("out", "new, empty, or a study that this command began", out)
+        with terminal.log_of_library(console):
+            dataset = data.load_mnist(options.data.data_dir, options.data.mirror)
+        session = begin(out, recipes, asked, dataset)
+        for note in session.notes:
+            console.print(note)
+        console.print(terminal.devices_line(jax.devices()))
+        shown(session, console)
+    if options.plan is not None or options.shard is not None:
+        when = "every share and part" if options.shard else "every part"
+        console.print(f"when {when} is trained: python -m experiments.compare report {out}")
+    else:
+        make_report(Report(out))
+
+
+def make_report(options: Report) -> None:
+    """Makes tables and figures; the errors are those of `run`."""
+    if options.out is None and options.others:
+        raise UsageError("--out must be given where several studies are joined")
+    studies, out = (options.study, *options.others), options.out or options.study
+    given = report.read_timing(options.timing) if options.timing else None
+    study = _finished(studies)
+    with files.opened(out):
+        made = report.write(study, out, given or report.timing_of(studies))
+        if given:  # last, when everything above has worked with it
+            store.write_json(out / files.TIMING, given)
+    console = terminal.console()
+    for note in made.notes:
+        console.print(note)
+    console.print(made.rank)
+    console.print(f"written: {out}/tables, summary.json, figures")
+
+
+def export(options: Export) -> None:
+    """Writes studies in the form that is committed; the errors are those of `run`."""
+    if files.grows(options.out):
+        refuse("out", "another directory than that of a study that grows", options.out)
+    studies = (options.study, *options.others)
+    study, timing = _finished(studies), report.timing_of(studies)
+    with files.opened(options.out):
+        files.write_committed(study, options.out)
+        if timing:
+            store.write_json(options.out / files.TIMING, timing)
+    terminal.console().print(f"written: {options.out}, {len(study.runs):,} runs")
+
+
+def _finished(studies: Sequence[Path]) -> Study:
+    """Reads studies that have at least one run."""
+    study = files.read(studies)
+    if not study.runs:
+        raise UsageError(f"{studies[0]}: no run of this study is finished")
+    return study
+
+
+def _check(options: Train) -> None:
+    """Checks what can be checked before anything is read.
 
     Raises:
       UsageError: naming the option and what is allowed.
     """
-    refuse_unless_positive(epochs=config.epochs, hosts=config.hosts)
-    if not 1 <= config.seeds <= MAX_SEEDS:
-        refuse("seeds", f"from 1 to {MAX_SEEDS}", config.seeds)
-    if not 0 <= config.first_seed <= options.MAX_SEED + 1 - config.seeds:
-        largest = options.MAX_SEED + 1 - config.seeds
-        refuse("first_seed", f"from 0 to {largest} with so many seeds", config.first_seed)
+    if not 1 <= options.seeds <= MAX_SEEDS:
+        refuse("seeds", f"from 1 to {MAX_SEEDS}", options.seeds)
+    largest = MAX_SEED + 1 - options.seeds
+    if not 0 <= options.first_seed <= largest:
+        refuse("first_seed", f"from 0 to {largest} with so many seeds", options.first_seed)
     for option in ("placements", "variants"):
-        names = getattr(config, option)
+        names = getattr(options, option)
         if not names or len(set(names)) < len(names):
             refuse(option, "one name or more, each once", " ".join(names) or "none")
-    if config.plan is not None:
-        for option in ("variants", "placements", "seeds", "first_seed"):
-            if getattr(config, option) != getattr(Config, option):
-                refuse(option, "left out with --plan", getattr(config, option))
-        if config.timing is not None:
-            refuse("timing", "given with --from when every part is done", config.timing)
-    # The tables end with the epochs of a setting; the answers would be those of older networks.
-    planned = [cell.variant for cell in PLAN.get(config.plan or "", ())]
-    for name in planned or config.variants:
-        if config.epochs is not None and config.epochs > (most := VARIANTS[name].epochs):
-            refuse("epochs", f"at most {most}, which {name} has", config.epochs)
-    out = config.out or OUT
-    if config.from_dir is not None:
-        for option in TRAINING:
-            if (value := getattr(config, option)) != getattr(Config, option):
-                refuse(option, "left out with --from, which trains nothing", value)
-        if not results.is_there(config.from_dir):
-            allowed = f"a directory with {study_directory.RESULTS} or {results.TABLE}"
-            refuse("from", allowed, config.from_dir)
-        if config.export is not None and (config.export / study_directory.RESULTS).exists():
-            refuse("export", f"a directory without {study_directory.RESULTS}", config.export)
-        if config.export is not None and config.out is not None:
-            refuse("out", "left out with --export", config.out)
-    elif config.export is not None:
-        refuse("export", "given with --from", config.export)
-    elif config.resume:
-        if not (out / study_directory.MANIFEST).is_file():
-            refuse("out", f"a study with {study_directory.MANIFEST} to resume it", out)
-        if (out / results.TABLE).exists():  # its digests would be lost, and new rows hide its own
-            refuse("out", "a study as it grows, not one that --export wrote", out)
-    elif hosts.number(config.host) == 0:  # host 0 may have made the directory by now
-        if out.exists() and not out.is_dir():
-            refuse("out", "a directory, and this is a file", out)
-        if not files.is_unused(out):
-            refuse("out", "new or empty; --resume continues what is there", out)
-    if config.from_dir is None and config.plan == BEST_RATES and not results.is_there(out):
-        refuse("out", "a study in which the part rates of the plan was trained", out)
-    if config.coordinator is None:
-        if config.hosts is not None or config.host is not None:
-            raise UsageError("--hosts and --host are given with --coordinator")
-    elif config.hosts is None or config.host is None or not 0 <= config.host < config.hosts:
-        refuse("host", "from 0 to --hosts - 1, and both given", config.host)
+    for option in ("variants", "placements", "seeds", "first_seed"):
+        if options.plan is not None and getattr(options, option) != getattr(Train, option):
+            refuse(option, "left out with --plan", getattr(options, option))
+    if options.rates and options.plan != BEST_RATES:
+        refuse("rates", f"left out without --plan {BEST_RATES}", " ".join(map(str, options.rates)))
 
 
-def _cells(
-    plan: str | None,
-    variants: Sequence[str],
-    placements: Collection[str],
-    seeds: range,
-    out: Path,
-) -> tuple[Cell, ...]:
-    """The runs that are asked for: a part of the plan, or else those of the next three arguments.
+def _asked(options: Train) -> tuple[Cell, ...]:
+    """The runs that all machines together are asked for.
 
-    Args:
-      plan: the name of the part; None means none.
-      variants: names of settings.
-      placements: where the residual block stands.
-      seeds: seeds that follow each other.
-      out: the directory of the study, from which the plan's best rates are read.
+    Raises:
+      StoreError: the rates, from which a part of the plan follows, are not all tried.
     """
-    if plan == BEST_RATES:
-        return best_rate_cells(report.best_rates(out))
-    if plan is not None:
-        return PLAN[plan]
-    ordered: list[Placement] = [name for name in PLACEMENTS if name in placements]
-    return cells(variants, ordered, len(seeds), first=seeds.start)
+    if options.plan == BEST_RATES:
+        return best_rate_cells(report.best_rates(files.read(options.rates or [options.out])))
+    if options.plan is not None:
+        return PLAN[options.plan]
+    ordered: list[Placement] = [name for name in PLACEMENTS if name in options.placements]
+    return cells(options.variants, ordered, options.seeds, first=options.first_seed)
 
 
-def _settings(asked: Sequence[Cell], epochs: int | None) -> dict[str, Setting]:
-    """The settings of the variants, with another number of epochs where one is given."""
-    settings = {cell.variant: VARIANTS[cell.variant] for cell in asked}
-    if epochs is None:
-        return settings
-    return {name: setting._replace(epochs=epochs) for name, setting in settings.items()}
+def _share(options: Train, asked: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The runs that this machine is asked for."""
+    numbers = re.fullmatch(r"(\d{1,4})/(\d{1,4})", options.shard or "1/1")
+    if not numbers or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        refuse("shard", "I/N with I from 1 to N", options.shard)
+    return runs.share(asked, int(numbers[1]), int(numbers[2]))
 
 
-def _train(session: Session, console: Console) -> None:
-    """Trains what is left, and shows how far it is."""
-
-    def epochs(group: Group) -> int:
-        return session.settings[group.variant].epochs
-
-    tasks = session.tasks
-    runs = sum(len(task.group.seeds) for task in tasks)
-    todo = sum(len(task.group.seeds) * (epochs(task.group) - task.done) for task in tasks)
-    console.print(f"study: {runs} runs to do in {session.directory}")
-    with terminal.progress(console) as progress:
-        bar = progress.add_task("epochs", total=todo)
-        start = time.perf_counter()
-        for group, epoch, rows in finished_epochs(session):
-            seconds, start = time.perf_counter() - start, time.perf_counter()
-            progress.update(bar, advance=len(rows), description=str(group))
-            if not console.is_terminal:
-                accuracy = statistics.fmean(row["test_accuracy_percent"] for row in rows)
-                console.print(
-                    f"{group}, epoch {epoch}/{epochs(group)}: test accuracy {accuracy:.2f}%, "
-                    f"{seconds / len(rows):.2f} s a seed"
-                )
+def _recipes(options: Train, asked: Sequence[Cell]) -> dict[str, Recipe]:
+    """The recipe of each variant."""
+    recipes = {cell.variant: VARIANTS[cell.variant] for cell in asked}
+    if (epochs := options.epochs) is None:
+        return recipes
+    # The tables end with the epochs of a variant; the answers would be those of older networks.
+    for name, recipe in recipes.items():
+        if not 1 <= epochs <= recipe.epochs:
+            refuse("epochs", f"from 1 to {recipe.epochs}, which {name} has", epochs)
+    return {name: replace(recipe, epochs=epochs) for name, recipe in recipes.items()}
 
 
-def _report(source: Path, directory: Path, timing: dict[str, Any] | None, console: Console) -> None:
-    """Makes tables, summary and figures from the files, and prints what is missing in them."""
-    rank, notes = report.write(source, directory, timing)
-    for note in notes:
-        console.print(note)
-    console.print(rank)
-    console.print(f"written: {directory}/tables, summary.json, figures")
+@contextlib.contextmanager
+def _continuing() -> Iterator[None]:
+    """Whatever interrupts the training says what becomes of it."""
+    try:
+        yield
+    except (KeyboardInterrupt, BrokenPipeError) as stop:
+        stop.add_note("finished groups are kept, and the same command trains the rest")
+        raise
 
 
 if __name__ == "__main__":
-    options.leave(main())
+    command.leave(main())

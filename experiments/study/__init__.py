@@ -1,7 +1,6 @@
 """A study: many runs of the report's networks side by side, and the tables made of their results.
 
-`plan` says which runs are left to do, `training` trains them, `session` does the work of one
-command, `directory` writes and reads the files, `hosts` lets several machines share a study,
-`results` reads a study while it grows or after it was committed, and `report` makes its tables and
-figures.
+`runs` says what a run and a group of runs are, `training` trains a group, `session` does the work
+of one command, which `progress` shows, `manifest` and `files` write and read what is on the disk,
+and `report` makes tables and figures.
 """

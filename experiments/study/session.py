@@ -1,140 +1,79 @@
-"""Does one command's work on a study: trains what is left to do, and puts it on the disk."""
+"""Does one command's work on a study: trains what is missing, and puts it on the disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import pandas as pd
 
-from experiments.groundwork.evaluation import in_file_order
-from experiments.groundwork.manifest import differences, manifest
-from experiments.groundwork.variants import Cell, Setting
-from experiments.study import directory as files
-from experiments.study import hosts
-from experiments.study.plan import Group, Task, finished, groups, left_to_do
-from experiments.study.training import arranged, train_group
+from experiments.groundwork import machine
+from experiments.groundwork.recipe import Recipe
+from experiments.groundwork.variants import Cell
+from experiments.study import files, manifest
+from experiments.study.runs import Group, Run, groups
+from experiments.study.training import Epoch, train_group
 from mnist_jax import parallel
-from mnist_jax.data import Split, digests
-
-# Seeds that train side by side, rounded up to a multiple of the devices. A kill loses the epoch in
-# progress of all of them.
-GROUP = 20
+from mnist_jax.data import Dataset
 
 
 class Session(NamedTuple):
-    """What a command has to do, and what it needs for that."""
+    """What a command has to do."""
 
     directory: Path
-    common: dict[str, Any]  # as in `directory.next_manifest`
-    tasks: tuple[Task, ...]
-    saved: list[Group]  # the groups that had a checkpoint
-    notes: list[str]  # sentences about what was found in the directory
-    settings: Mapping[str, Setting]  # by variant
-    splits: tuple[Split, Split]  # train and test
-
-
-class FinishedEpoch(NamedTuple):
-    """An epoch of a group that is on the disk."""
-
-    group: Group
-    number: int
-    rows: list[dict[str, Any]]  # one for each seed
+    dataset: Dataset
+    groups: list[Group]  # that are missing
+    manifest: manifest.Manifest  # of all sessions before
+    entry: dict[str, Any]  # of this one in the manifest, without its runs
+    notes: list[str]  # sentences about what differs from the session before
 
 
 def begin(
-    directory: Path,
-    settings: Mapping[str, Setting],
-    cells: Sequence[Cell],
-    splits: tuple[Split, Split],
+    directory: Path, recipes: Mapping[str, Recipe], cells: Sequence[Cell], dataset: Dataset
 ) -> Session:
-    """Finds out what is left to do, and adds this session to the manifest.
+    """Finds out what is left to do.
 
     Args:
-      directory: the study's, which `directory.opened` has locked.
-      settings: the setting of each variant.
+      directory: the study's, which `files.opened` has locked.
+      recipes: the recipe of each variant.
       cells: the runs that are asked for.
-      splits: train and test, as `load_mnist` gives them.
+      dataset: what they are trained and tested on.
 
     Raises:
-      FileError: the directory cannot be written, a file in it is damaged, or the study that is
-        there was begun with something else.
+      StoreError: a file of the study is damaged, or its other runs had other recipes or data.
     """
-    data_sha256 = digests(*splits)
-    common = {
-        "settings": {variant: setting._asdict() for variant, setting in settings.items()},
-        "data_sha256": data_sha256,
-        "test_labels": "".join(map(str, in_file_order("test", splits[1]).labels)),
-    }
-    asked = {"cells": [[variant, place, seeds[0], seeds[-1]] for variant, place, seeds in cells]}
-    signed = files.next_manifest(directory, common, asked | manifest(data_sha256))
-    rows, notes = files.read_results(directory)
-    saved = files.read_checkpoints(directory, rows, common)
-    devices = jax.device_count()
-    most = -(-GROUP // devices) * devices  # so that no device waits for the others
-    wanted = groups(cells, most=most)
-    plan = left_to_do(wanted, rows, saved, epochs=_epochs(settings))
-    hosts.wait("every host has read what there is")
-    if hosts.is_first():
-        files.write_manifest(directory, signed)
-        if notes or len(plan.rows) < len(rows):
-            files.write_results(directory, plan.rows)
-    *_, before, now = [signed["sessions"][-1], *signed["sessions"]][-2:]
-    changes = [f"differs from the session before: {line}" for line in differences(before, now)]
-    return Session(
-        directory=directory,
-        common=common,
-        tasks=plan.tasks,
-        saved=[one.group for one in saved],
-        notes=[*notes, *plan.notes, *changes],
-        settings=settings,
-        splits=splits,
-    )
+    shared, now = manifest.begun(recipes, dataset), machine.manifest(dataset.sha256)
+    done: set[Run] = set()
+    notes: list[str] = []
+    if (directory / files.MANIFEST).exists():
+        there = files.read([directory])
+        shared = manifest.join(there.manifest, shared, f"{directory} and this command")
+        done = there.runs
+        for before in shared["sessions"][-1:]:
+            lines = machine.differences(before, now)
+            notes = [f"differs from the session before: {line}" for line in lines]
+    left = groups(cells, recipes, done, devices=jax.device_count())
+    entry = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **now}
+    return Session(directory, dataset, left, shared, entry, notes)
 
 
-def finished_epochs(session: Session) -> Iterator[FinishedEpoch]:
+def finished_epochs(session: Session) -> Iterator[tuple[Group, Epoch]]:
     """Trains what is left to do.
 
-    Args:
-      session: what `begin` returned.
-
     Yields:
-      Each epoch of each group, when it is on the disk.
+      Each epoch of each group; when it is the last one, the group is on the disk.
 
     Raises:
-      FileError: a file cannot be written, or a checkpoint does not fit the network.
+      StoreError: a file cannot be written.
     """
-
-    def held_out(task: Task) -> int:
-        return session.settings[task.group.variant].held_out
-
     mesh = parallel.seeds_mesh()
-    for number, tasks in groupby(session.tasks, held_out):
-        data = arranged(session.splits, number)
-        train_split, test_split = parallel.replicate((data.train, data.test), mesh)
-        data = data._replace(train=train_split, test=test_split)
-        for task in tasks:
-            setting = session.settings[task.group.variant]
-            for epoch, states, rows in train_group(task, setting, data, mesh):
-                if hosts.is_first():
-                    files.write_epoch(
-                        session.directory,
-                        task.group,
-                        epoch,
-                        rows,
-                        states if epoch < setting.epochs else None,
-                        session.common,
-                    )
-                yield FinishedEpoch(task.group, epoch, rows)
-            if hosts.is_first():
-                files.discard_checkpoint(session.directory, task.group)
-    if hosts.is_first() and session.saved:  # of which each task may have continued a part
-        rows, _ = files.read_results(session.directory)
-        for group in session.saved:
-            if finished(group, rows, epochs=_epochs(session.settings)):
-                files.discard_checkpoint(session.directory, group)
-
-
-def _epochs(settings: Mapping[str, Setting]) -> dict[str, int]:
-    """The number of the last epoch, by variant."""
-    return {variant: setting.epochs for variant, setting in settings.items()}
+    for place, group in enumerate(session.groups, 1):
+        rows = []
+        for epoch in train_group(group, session.dataset, mesh):
+            rows += epoch.rows
+            if epoch.number == group.recipe.epochs:
+                signed = manifest.signed(session.manifest, session.entry, session.groups[:place])
+                table = pd.DataFrame(rows).sort_values(files.KEYS)
+                files.write_group(session.directory, signed, group, table, epoch.answers)
+            yield group, epoch

@@ -1,165 +1,93 @@
-"""Trains groups of runs side by side, and yields their rows and states; it writes no files."""
+"""Trains a group of runs side by side; it writes no files."""
 
-import base64
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from mnist_jax.checkpoint import CheckpointError
 
-from experiments.groundwork.evaluation import EVALUATIONS, evaluate_all, original
-from experiments.groundwork.files import FileError
-from experiments.groundwork.recipe import keys_of
-from experiments.groundwork.variants import Setting, model_of, sgd
-from experiments.study import hosts
-from experiments.study.plan import Group, Task
-from mnist_jax import checkpoint, metrics, parallel, train
-from mnist_jax.data import Split
+from experiments.groundwork import recipe as recipes
+from experiments.groundwork.evaluation import EVALUATIONS, evaluate_all
+from experiments.groundwork.recipe import Recipe
+from experiments.study.runs import Answers, Group
+from mnist_jax import metrics, parallel, train
+from mnist_jax.data import Dataset
 from mnist_jax.metrics import Metrics
-from mnist_jax.model import Placement
-from mnist_jax.prepare import tfds_order
-from mnist_jax.train import Evaluation, Programs, TrainState
+from mnist_jax.programs import Programs
+from mnist_jax.train import Evaluation
 
 
-class Data(NamedTuple):
-    """What runs are trained and tested on, in the order of the original files.
-
-    The report's program probably saw the test images in that order, and batch statistics depend on
-    it. The order of training is a seed's permutation of TFDS's order, as in every other command.
-    """
-
-    train: Split
-    test: Split
-    places: np.ndarray  # [N] the place in `train` of each image, in TFDS's order
-
-
-class GroupEpoch(NamedTuple):
+class Epoch(NamedTuple):
     """One epoch of a group."""
 
     number: int
-    states: TrainState  # numpy arrays, [S, ...]
-    rows: list[dict[str, Any]]  # one for each seed, as in results.jsonl
+    rows: list[dict[str, Any]]  # one for each seed, with the columns that `analysis` describes
+    answers: list[Answers]  # after the last epoch, unless training images were held out
 
 
-def arranged(splits: tuple[Split, Split], held_out: int) -> Data:
-    """Both splits, as `load_mnist` gives them, in the order of the original files.
-
-    Args:
-      splits: train and test.
-      held_out: if it is not 0, the last `held_out` training images replace the test split, and only
-        the other training images are trained on.
-    """
-    train_split, test_split = original(*splits)
-    places = tfds_order("train", len(train_split.labels))
-    if held_out:
-        kept, held = np.sort(places[:-held_out]), np.sort(places[-held_out:])
-        places = np.searchsorted(kept, places[:-held_out])
-        train_split, test_split = (
-            Split(train_split.images[part], train_split.labels[part]) for part in (kept, held)
-        )
-    return Data(train_split, test_split, places.astype(np.int32))
-
-
-def train_group(task: Task, setting: Setting, data: Data, mesh: Mesh) -> Iterator[GroupEpoch]:
+def train_group(group: Group, dataset: Dataset, mesh: Mesh) -> Iterator[Epoch]:
     """Trains a group to the last epoch.
 
     Args:
-      task: the group, and where it starts.
-      setting: the setting of its variant.
-      data: what `arranged` returned, with splits that `parallel.replicate` has placed.
+      group: the runs.
+      dataset: what they are trained and tested on. A recipe that holds training images out is
+        tested on these, and trained on the others only.
       mesh: the devices over which the seeds are divided.
 
     Yields:
-      Each epoch, when it is computed. Each seed's results are those of a single run.
-
-    Raises:
-      FileError: the checkpoint does not fit the network.
+      Each epoch, when it is computed. On CPU each seed's numbers are those of a single run,
+      whatever other seeds the group has.
     """
-    init_keys, order_keys = zip(*map(keys_of, task.group.seeds), strict=True)
-    programs = _programs(setting, task.group.placement, mesh)
-    states = _initial_states(task, setting, init_keys)
-    labels = jax.device_get(data.test.labels)
-    for number in range(task.done + 1, setting.epochs + 1):
+    recipe = group.recipe
+    splits = recipes.splits(recipe, dataset)
+    size, labels = len(splits[0].labels), np.asarray(splits[1].labels)
+    train_split, test_split = parallel.replicate(splits, mesh)
+    single, programs = _programs(recipe, mesh)
+    init_keys, order_keys = zip(*map(recipes.keys_of, group.seeds), strict=True)
+    # Drawn by the program of a single run, so that both have the same weights.
+    fresh = [jax.device_get(single.init_state(key)) for key in init_keys]
+    states: Any = jax.tree.map(lambda *leaves: np.stack(leaves), *fresh)  # [S, ...]
+    for epoch in range(1, recipe.epochs + 1):
         orders: Any = np.stack(
-            [data.places[train.epoch_order(key, number, len(data.places))] for key in order_keys]
+            [train.epoch_order(key, epoch, size, recipe.held_out) for key in order_keys]
         )  # [S, N]
-        states, trained = programs.train_epoch(states, data.train, orders)
-        tested = evaluate_all(programs, train.variables_of(states), data.train, data.test)
+        states, trained = programs.train_epoch(states, train_split, orders)
+        tested = evaluate_all(programs, train.variables_of(states), train_split, test_split)
         # The states become numpy arrays again. As they came from the program they would lie
         # elsewhere than those of the first epoch, and the program would be compiled once more.
-        states, trained, tested = hosts.fetch((states, trained, tested))
-        rows = _rows(task.group, number, trained, tested)
-        if number == setting.epochs and not setting.held_out:
-            for place, row in enumerate(rows):
-                row["answers"] = {
-                    name: _answers(one.logits[place], labels) for name, one in tested.items()
-                }
-        yield GroupEpoch(number, states, rows)
+        states, trained, tested = jax.device_get((states, trained, tested))
+        said = tested if epoch == recipe.epochs and not recipe.held_out else {}
+        answers = [_answers(group, name, one.logits, labels) for name, one in said.items()]
+        yield Epoch(epoch, _rows(group, epoch, trained, tested), answers)
 
 
 @lru_cache(maxsize=1)  # a study has many networks, and goes through them one after another
-def _programs(setting: Setting, placement: Placement, mesh: Mesh) -> Programs:
-    """The programs of a network, always the same object, so that equal groups compile them once."""
-    return parallel.over_seeds(
-        model_of(setting, placement),
-        sgd(setting.learning_rate, setting.momentum),
+def _programs(recipe: Recipe, mesh: Mesh) -> tuple[Programs, Programs]:
+    """The programs of a network for one seed and for many, the same objects for equal groups."""
+    many = parallel.over_seeds(
+        recipes.network(recipe),
+        recipes.optimiser(recipe),
         mesh=mesh,
-        batch_size=setting.batch_size,
+        batch_size=recipe.batch_size,
     )
-
-
-@lru_cache(maxsize=1)
-def _init_state(setting: Setting, placement: Placement) -> Callable[[jax.Array], TrainState]:
-    """The program by which a single run draws its initial weights, so that both have the same."""
-    tx = sgd(setting.learning_rate, setting.momentum)
-    return train.compiled(model_of(setting, placement), tx).init_state
-
-
-def _initial_states(task: Task, setting: Setting, keys: Sequence[jax.Array]) -> TrainState:
-    """The states from which a task starts, `[S, ...]`: fresh ones, or those of its checkpoint.
-
-    They are numpy arrays, which are the same on every host, and so all hosts can compute with them.
-    """
-    init_state = _init_state(setting, task.group.placement)
-    if task.saved is None:
-        states = [jax.device_get(init_state(key)) for key in keys]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-    seeds = task.saved.group.seeds  # the checkpoint may hold other seeds, too
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype),
-        jax.eval_shape(init_state, keys[0]),
-    )
-    try:
-        states = checkpoint.restore(task.saved.checkpoint, like)
-    except CheckpointError as error:
-        raise FileError(str(error)) from error
-    places = [seeds.index(seed) for seed in task.group.seeds]
-    return jax.tree.map(lambda leaf: leaf[places], states)
+    return recipes.programs(recipe), many
 
 
 def _rows(
-    group: Group, epoch: int, trained: Metrics, tested: Mapping[str, Evaluation]
+    group: Group, epoch: int, trained: Metrics, tested: Mapping[Any, Evaluation]
 ) -> list[dict[str, Any]]:
-    """Makes one row for each seed.
-
-    Args:
-      group: the runs, `S` seeds.
-      epoch: the number of the epoch.
-      trained: sums `[S]` over the training split.
-      tested: sums `[S]` over the test split, by the name of the evaluation.
-    """
+    """A row for each of `S` seeds, from sums `[S]` over the training and the test split."""
     sums = {"train": trained} | {
         f"{prefix}test": tested.get(name, tested["running"]).metrics
         for name, prefix in EVALUATIONS.items()
     }
     rows = []
     for place, seed in enumerate(group.seeds):
-        run = {"variant": group.variant, "placement": group.placement, "seed": seed}
-        row: dict[str, Any] = {**run, "epoch": epoch}
+        row: dict[str, Any] = {"variant": group.variant, "placement": group.recipe.placement}
+        row |= {"seed": seed, "epoch": epoch}
         for name, of_group in sums.items():
             of_seed = Metrics(*(x[place] for x in of_group))
             row[f"{name}_loss"] = _rounded(of_seed.mean_loss)
@@ -168,20 +96,20 @@ def _rows(
     return rows
 
 
-def _rounded(value: float) -> float | None:
-    """Rounds to six digits, the precision of float32 sums; None if the value is not finite."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _rounded(value: float) -> float:
+    """Rounds to six digits, the precision of float32 sums; NaN if the value is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else math.nan
 
 
-def _answers(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What a network said of the test images, in the form of a line of results.jsonl.
-
-    Args:
-      logits: `[N, 10]`.
-      labels: `[N]`.
-    """
-    predictions = logits.argmax(-1)  # [N]
-    return {
-        "confusion": np.asarray(metrics.confusion_matrix(predictions, labels)).tolist(),
-        "correct": base64.b64encode(np.packbits(predictions == labels).tobytes()).decode(),
-    }
+def _answers(group: Group, evaluation: str, logits: np.ndarray, labels: np.ndarray) -> Answers:
+    """What the networks said, from their logits `[S, N, 10]` and the labels `[N]`."""
+    said = logits.argmax(-1)  # [S, N]
+    confusion = [np.asarray(metrics.confusion_matrix(one, labels)) for one in said]
+    return Answers(
+        group.variant,
+        group.recipe.placement,
+        evaluation,
+        np.array(group.seeds),
+        np.array(confusion, np.uint16),
+        np.packbits(said == labels, axis=1),
+    )
