@@ -86,7 +86,8 @@ def dataset_of(runs: Sequence[Run]) -> DatasetName:
     Raises:
       UsageError: the runs were trained on different data sets, and so cannot share a drawing.
     """
-    names = {run.config.recipe.dataset for run in runs if run.config} or {"mnist"}
+    names: set[DatasetName] = {run.config.recipe.dataset for run in runs if run.config}
+    names = names or {"mnist"}
     if len(names) > 1:
         raise UsageError(f"runs on {' and '.join(sorted(names))} cannot share a page")
     return names.pop()
