@@ -14,19 +14,9 @@ FOLDER = Path(__file__).parent
 # A page that is opened from a disk cannot import other files, so the modules become one script.
 # Each module comes after those that it imports.
 MODULES = (
-    "dom",
-    "weights",
-    "forward",
-    "digits",
-    "ink",
-    "drawing",
-    "maps",
-    "answers",
-    "layers",
-    "epochs",
-    "mistakes",
-    "main",
-)
+    "dom weights forward digits ink drawing maps share pictures answers explain cells layers epochs"
+    " mistakes main"
+).split()
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 

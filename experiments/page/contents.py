@@ -47,7 +47,9 @@ def gather(runs: Sequence[Run], test: Split) -> dict[str, Any]:
     number = {index: n for n, index in enumerate(dict.fromkeys(shown))}  # of an embedded image
     images = np.asarray(test.images)[list(number)]
     return {
+        "example": _example(row, number, answers, labels),
         "images": _base64(zlib.compress(images.tobytes(), 9)),
+        "indices": list(number),
         "row": [_tile(i, number[i], runs, answers, labels) for i in row],
         "runs": [_run(run, each, labels, number) for run, each in zip(runs, answers, strict=True)],
     }
@@ -77,6 +79,17 @@ def choose_row(answers: Sequence[Answers], labels: np.ndarray) -> list[int]:
     agree = {i: len({int(each.digits[i]) for each in answers}) == 1 for i in first}
     mistakes = sorted(first, key=lambda i: (agree[i], first[i], i))
     return [*row, *mistakes[: ROW - len(row)]]
+
+
+def _example(
+    row: Sequence[int], number: Mapping[int, int], answers: Sequence[Answers], labels: np.ndarray
+) -> dict[str, Any]:
+    """The image with which the page opens: one on which the runs disagree, if there is one."""
+    read = {i: {int(each.digits[i]) for each in answers} for i in row}
+    index = next((i for i in row if len(read[i]) > 1), row[0])
+    text = "The networks disagree on" if len(read[index]) > 1 else "An example:"
+    text = f"{text} this {labels[index]}"
+    return {"image": number[index], "text": text}
 
 
 def _tile(

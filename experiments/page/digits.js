@@ -13,6 +13,31 @@ const THINNEST = 1.2; // width in the image's pixels to which thinner strokes ar
 const STEEPEST = 4; // largest factor by which the edges of a large drawing's ink are steepened
 const NUDGE = 1e-6; // so that a sum's last digit cannot decide where the centre of mass lies
 
+/** Finds the digits in a picture.
+ *
+ *  pixels: red, green, blue and alpha of each pixel, 0 to 255.
+ *  Returns [{ image, box }] in reading order: 784 grey levels, and left, top, width and height.
+ *  Throws an Error, which says what to do, if there is none. */
+export function digitsIn(pixels, width, height) {
+  let grey = Float64Array.from({ length: width * height }, (_, n) =>
+    (pixels[4 * n] + pixels[4 * n + 1] + pixels[4 * n + 2]) / 3,
+  );
+  const border = grey.filter((_, n) => n < width || n % width === 0 || n % width === width - 1);
+  const dark = border.sort()[border.length >> 1] > 127;
+  if (dark) grey = grey.map((value) => 255 - value);
+  const [low, high] = grey.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [255, 0]);
+  const side = Math.max(width, height);
+  const ink = new Float64Array(side * side);
+  grey.forEach((value, n) => {
+    const share = (value - low) / Math.max(1, high - low);
+    ink[Math.floor(n / width) * side + (n % width)] = 255 * Math.min(1, Math.max(0, 2 * share - 0.5));
+  });
+  const image = high - low > 20 ? toMnist(ink, side) : null;
+  if (!image) throw new Error("No digit was found: crop the picture to the digit, or use more contrast.");
+  const [[top, bottom], [left, right]] = spansOf(ink.map((value) => value / 255), side);
+  return [{ image, box: [left, top, right - left, bottom - top] }];
+}
+
 /** Finds the digit in a drawing.
  *
  *  ink: [side, side], 0 to 255.

@@ -41,3 +41,6 @@ export const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 
 /** The digit with the largest probability. */
 export const best = (probabilities) => probabilities.indexOf(Math.max(...probabilities));
+
+/** A number to two places. */
+export const short = (value) => value.toFixed(2).replace("-", "−");

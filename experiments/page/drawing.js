@@ -1,10 +1,15 @@
-// The drawing area: strokes of a pen, a test image under them, undo and redo.
+// The drawing area: strokes of a pen, an image under them, undo and redo.
 
-import { RADIUS, SIDE, inkOf, inkStroke } from "./ink.js";
+import { FINE, RADIUS, SIDE, createInk } from "./ink.js";
 
 const STEP = 10; // how far an arrow key moves the pen, in pixels of the drawing area
 const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
-const BLANK = { base: null, strokes: [] };
+
+/** What the drawing area shows.
+ *
+ *  strokes: a list of points [x, y] each; base: 784 grey levels under them, or null; from: where the
+ *  base comes from. A base that is an `example` makes way for the first stroke. */
+export const BLANK = { strokes: [], base: null, from: {} };
 
 /** Makes a canvas a drawing area.
  *
@@ -12,42 +17,20 @@ const BLANK = { base: null, strokes: [] };
  *  changed: called with false while a stroke grows, with true when a stroke or anything else is
  *  finished. */
 export function createDrawing(canvas, marker, changed) {
+  const { ink, add, set } = createInk();
   const states = [BLANK]; // what undo and redo go through
   let at = 0; // the place of the state that is shown
-  let ink = inkOf([]); // that of all strokes
   let stroke = null; // the stroke that is growing
   let pointer = null; // the pointer event that began it; null for a stroke of the keyboard
   let pen = [SIDE / 2, SIDE / 2]; // where the keyboard's pen is
 
+  const now = () => ({ ...states[at], strokes: [...states[at].strokes, ...(stroke ? [stroke] : [])] });
+
   function show(place) {
     at = place;
     stroke = pointer = null;
-    ink = inkOf(states[at].strokes);
+    set(states[at].strokes, Boolean(states[at].base));
     paintAll(canvas, states[at]);
-    changed(true);
-  }
-
-  function begin(point) {
-    stroke = [point];
-    inkStroke(ink, stroke);
-    paintLine(canvas, stroke);
-    changed(false);
-  }
-
-  function extend(points) {
-    const line = [stroke.at(-1), ...points];
-    stroke.push(...points);
-    inkStroke(ink, line);
-    paintLine(canvas, line);
-    changed(false);
-  }
-
-  /** Makes the growing stroke, if there is one, a part of the drawing. */
-  function end() {
-    if (!stroke) return;
-    const { base, strokes } = states[at];
-    keep({ base, strokes: [...strokes, stroke] });
-    stroke = pointer = null;
     changed(true);
   }
 
@@ -57,10 +40,42 @@ export function createDrawing(canvas, marker, changed) {
     at++;
   }
 
+  function load(state) {
+    end();
+    keep(state);
+    show(at);
+  }
+
+  /** Begins a stroke, of the pointer that this event is about, or of the keyboard. */
+  function begin(point, event = null) {
+    end();
+    if (states[at].from.example) load(BLANK);
+    pointer = event;
+    stroke = [];
+    extend([point]);
+  }
+
+  function extend(points) {
+    const line = [...stroke.slice(-1), ...points];
+    stroke.push(...points);
+    const { strokes, base } = now();
+    add(strokes, line, Boolean(base));
+    paintLine(canvas, line);
+    changed(false);
+  }
+
+  /** Makes the growing stroke, if there is one, a part of the drawing. */
+  function end() {
+    if (!stroke) return;
+    keep(now());
+    stroke = pointer = null;
+    changed(true);
+  }
+
   function places(events) {
     const { left, top, width } = canvas.getBoundingClientRect();
-    const scale = SIDE / width;
-    return events.map(({ clientX: x, clientY: y }) => [(x - left) * scale, (y - top) * scale]);
+    const fine = (length) => Math.round((length * FINE * SIDE) / width) / FINE;
+    return events.map(({ clientX: x, clientY: y }) => [fine(x - left), fine(y - top)]);
   }
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -68,11 +83,9 @@ export function createDrawing(canvas, marker, changed) {
     // A second finger does not draw. A pen does, because a palm may have touched before it.
     if (pointer && !(event.pointerType === "pen" && pointer.pointerType === "touch")) return;
     if (pointer) show(at);
-    end(); // a stroke of the keyboard
-    pointer = event;
     marker.hidden = true;
     canvas.setPointerCapture(event.pointerId);
-    begin(places([event])[0]);
+    begin(places([event])[0], event);
   });
   canvas.addEventListener("pointermove", (event) => {
     if (event.pointerId !== pointer?.pointerId) return;
@@ -108,8 +121,8 @@ export function createDrawing(canvas, marker, changed) {
   });
 
   return {
-    /** { base, ink, drawn }: the test image or null, the ink, whether there is any ink. */
-    content: () => ({ ...states[at], ink, drawn: Boolean(stroke || states[at].strokes.length) }),
+    /** { strokes, base, from, ink }: what is shown, a growing stroke included, and its ink. */
+    content: () => ({ ...now(), ink }),
     canUndo: () => at > 0,
     canRedo: () => at < states.length - 1,
     undo() {
@@ -122,16 +135,10 @@ export function createDrawing(canvas, marker, changed) {
     },
     clear() {
       end();
-      if (states[at] === BLANK) return;
-      keep(BLANK);
-      show(at);
+      if (states[at] !== BLANK) load(BLANK);
     },
-    /** Shows a test image, 784 grey levels, instead of what was drawn. */
-    load(base) {
-      end();
-      keep({ base, strokes: [] });
-      show(at);
-    },
+    /** Shows something else instead of what was drawn. */
+    load: (state) => load({ ...BLANK, ...state }),
   };
 }
 

@@ -5,16 +5,48 @@
 
 export const SIDE = 280; // pixels on each side of the drawing area
 export const RADIUS = 12; // of the pen, in these pixels
+export const FINE = 8; // parts of a pixel to which the points of strokes are rounded
+const EXTENT = 150; // pixels to which the strokes of a smaller drawing are enlarged
+const DOT = 6; // pixels: a drawing that is no longer than this is a dot and stays one
 
-/** The ink of strokes, each a list of points [x, y]: [SIDE, SIDE], 0 to 255. */
-export function inkOf(strokes) {
-  const ink = new Uint8ClampedArray(SIDE * SIDE);
-  for (const points of strokes) inkStroke(ink, points);
-  return ink;
+/** Ink that grows with a drawing.
+ *
+ *  add: inks all strokes, of which the last has just grown by a line, a list of points [x, y].
+ *  set: inks other strokes.
+ *  Both get whether strokes keep their place, as they do over a test image; else a small drawing is
+ *  enlarged, so that the pen is as thin for its digit as for a large one. */
+export function createInk() {
+  const ink = new Uint8ClampedArray(SIDE * SIDE); // 0 to 255
+  let plain = true; // whether the strokes in it were inked where they are
+  const set = (strokes, inPlace = false) => {
+    const move = inPlace ? null : enlargement(strokes);
+    plain = !move;
+    ink.fill(0);
+    for (const points of strokes) inkStroke(ink, move ? points.map(move) : points);
+  };
+  const add = (strokes, line, inPlace) => {
+    if (plain && (inPlace || !enlargement(strokes))) inkStroke(ink, line);
+    else set(strokes, inPlace);
+  };
+  return { ink, set, add };
+}
+
+/** The function that moves the points of a small drawing; null for a large one. */
+function enlargement(strokes) {
+  const none = [Infinity, -Infinity];
+  const [x, y] = [0, 1].map((axis) => {
+    const all = strokes.flatMap((points) => points.map((point) => point[axis]));
+    return all.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], none);
+  });
+  const extent = Math.max(x[1] - x[0], y[1] - y[0]);
+  if (extent >= EXTENT || extent <= DOT) return null;
+  const middle = [(x[0] + x[1]) / 2, (y[0] + y[1]) / 2];
+  return (point) =>
+    point.map((value, axis) => SIDE / 2 + ((value - middle[axis]) * EXTENT) / extent);
 }
 
 /** Adds a stroke to the ink: full within the pen's radius, with an edge of a pixel. */
-export function inkStroke(ink, points) {
+function inkStroke(ink, points) {
   points.forEach((point, n) => inkLine(ink, points[Math.max(n - 1, 0)], point));
 }
 

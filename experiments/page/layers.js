@@ -1,10 +1,10 @@
 // Look inside: what a network computes, layer by layer, in the order in which it computes.
 
-import { element } from "./dom.js";
+import { explainCells, showKernels, shown } from "./cells.js";
+import { element, short } from "./dom.js";
+import { explained } from "./explain.js";
 import { forward } from "./forward.js";
-import { createMap, scaleOf } from "./maps.js";
-
-const COLUMNS = 30; // cells in a row of the map of a layer without height and width
+import { COLUMNS, createMap, scaleOf } from "./maps.js";
 
 /** What stands beside each layer of forward.js.
  *
@@ -35,10 +35,18 @@ const inBlock = ({ name }) => name.startsWith("resnet_block/");
 
 /** Makes the section for one run.
  *
- *  Returns a function that shows the layers of forward.js, or nothing if they are null, as for a
- *  blank drawing. Layers that are not on the screen are painted when they come into sight. */
+ *  Returns a function that shows the layers that forward.js computed with a network, or nothing if
+ *  they are null, as for a blank drawing. Layers that are not on the screen are painted when they
+ *  come into sight. */
 export function createLayers(container, run) {
-  const layers = forward(run.network, new Uint8Array(784)).map((layer) => createLayer(run, layer));
+  let shownLayers = null; // the layers and the network of which they are
+  const explain = (name, at) => {
+    if (!shownLayers) return null;
+    const { computed, network } = shownLayers;
+    return explained(name, at, computed, network);
+  };
+  const blank = forward(run.network, new Uint8Array(784));
+  const layers = blank.map((layer) => createLayer(run, layer, explain));
   const sections = layers.map(({ section }) => section);
   const first = layers.findIndex(inBlock);
   if (first >= 0) {
@@ -54,7 +62,9 @@ export function createLayers(container, run) {
     }
   });
   for (const { section } of layers) watch.observe(section);
-  return (computed) => {
+  addEventListener("beforeprint", () => layers.forEach((layer) => layer.paint()));
+  return (computed, network) => {
+    shownLayers = computed && { computed, network };
     container.classList.toggle("blank", !computed);
     const ofBlock = computed?.filter(inBlock).map(({ values }) => values) ?? [];
     const scaleOfBlock = scaleOf(...ofBlock);
@@ -74,8 +84,10 @@ const blockSection = () =>
     element("p", { class: "small" }, "Its four parts share one scale."),
   );
 
-/** One layer: its name, what it is, shape, parameters, and its numbers as maps. */
-function createLayer(run, { name, shape }) {
+/** One layer: its name, what it is, shape, parameters, and its numbers as maps.
+ *
+ *  explain: from the layer's name and the place of a number to what cells.js says of it. */
+function createLayer(run, { name, shape }, explain) {
   const { title = name, text, parts = [name] } = TEXTS[name];
   const parameters = parts.reduce((sum, part) => sum + (run.parameters[part] ?? 0), 0);
   const count = parameters ? `, ${parameters.toLocaleString("en")} parameters` : "";
@@ -85,9 +97,14 @@ function createLayer(run, { name, shape }) {
     ? [1, Math.ceil(size / COLUMNS), Math.min(COLUMNS, size)]
     : shape;
   const maps = Array.from({ length: channels }, () => createMap(height, width));
-  const picture = element("div", { role: "img", class: "maps shaded" });
+  const columns = flat ? "flat" : Math.min(channels, 8);
+  const picture = element("div", { class: "maps shaded", "data-columns": columns });
   picture.append(...maps.map((map) => map.canvas));
-  picture.dataset.columns = flat ? "flat" : Math.min(channels, 8);
+  const panel = explainCells(picture, [channels, height, width], size, (at) => {
+    const found = explain(name, at);
+    return found && shown(`${title}, ${placeName(at, shape)}: ${short(current[at])}`, found);
+  });
+  let current = []; // the layer's numbers
   const [low, high] = [element("span"), element("span")];
   const ramp = element("span", { class: "shaded" }, element("span", { class: "ramp" }));
   const scale = element("p", { class: "scale small" }, low, ramp, high);
@@ -101,9 +118,11 @@ function createLayer(run, { name, shape }) {
       element("span", { class: "shape" }, ` [${shape.join(", ")}]${count}`),
     ),
     element("p", { class: "small" }, text),
+    ...(name === "conv1" ? [showKernels(run)] : []),
     picture,
     ...(name === "fc3" ? [digitLabels()] : []),
     scale,
+    panel.element,
   );
   const show = (values, largest) => {
     // Where black paper is -1, as in the image, zero means nothing: shades begin at the paper.
@@ -118,7 +137,9 @@ function createLayer(run, { name, shape }) {
     scale.classList.toggle("signed", signed);
     low.textContent = short(signed ? -largest : paper);
     high.textContent = short(top);
-    picture.setAttribute("aria-label", described(values, channels));
+    picture.setAttribute("aria-label", `${title}: ${described(values, channels)}`);
+    current = values;
+    panel.refresh();
   };
   return { name, section, show, paint() {}, visible: false };
 }
@@ -133,7 +154,12 @@ function described(values, maps) {
   return `${where} from ${short(least)} to ${short(most)}, the largest${place}`;
 }
 
-const short = (value) => value.toFixed(2).replace("-", "−");
+function placeName(at, shape) {
+  const [, height = 1, width = 1] = shape;
+  if (height === 1) return `number ${at + 1}`;
+  const map = shape[0] > 1 ? `map ${Math.floor(at / (height * width)) + 1}, ` : "";
+  return `${map}row ${(Math.floor(at / width) % height) + 1}, column ${(at % width) + 1}`;
+}
 
 function digitLabels() {
   const labels = Array.from({ length: 10 }, (_, digit) => element("span", {}, String(digit)));

@@ -1,15 +1,17 @@
 // The page: opens what was embedded, and passes each drawing to the networks and to what they show.
 
 import { createAnswers, spoken } from "./answers.js";
-import { toMnist } from "./digits.js";
+import { digitsIn, toMnist } from "./digits.js";
 import { best, find, oneTabStop } from "./dom.js";
 import { createDrawing } from "./drawing.js";
 import { createEpochs } from "./epochs.js";
 import { forward, softmax } from "./forward.js";
-import { SIDE, inkOf, inkOver } from "./ink.js";
+import { SIDE, createInk, inkOver } from "./ink.js";
 import { createLayers } from "./layers.js";
 import { createMap } from "./maps.js";
 import { showMistakes } from "./mistakes.js";
+import { showPicture, takePictures } from "./pictures.js";
+import { copyLink, copyPicture, inAddress, keepInAddress } from "./share.js";
 import { openImages, openWeights } from "./weights.js";
 
 const data = JSON.parse(find("data").textContent);
@@ -50,6 +52,17 @@ document.querySelectorAll(".tile").forEach((tile, n) => {
   tile.addEventListener("click", () => load(data.row[n].image));
 });
 oneTabStop(find("row"));
+takePictures(find("file"), (picture) => loadDigit(picture, 0));
+find("copy").addEventListener("click", () => copyPicture(find("drawing")));
+find("link").addEventListener("click", copyLink);
+find("back").addEventListener("click", goBack);
+for (const link of document.querySelectorAll("nav a")) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault(); // the address keeps the drawing
+    document.querySelector(link.hash).scrollIntoView();
+  });
+}
+addEventListener("hashchange", openAddress);
 find("unchecked").hidden = runs.every((run) => run.network?.checked !== false);
 choices.forEach((choice, n) => {
   const button = choice.querySelector("input");
@@ -57,6 +70,7 @@ choices.forEach((choice, n) => {
   button.checked = runs[n] === chosen;
   button.addEventListener("change", () => choose(runs[n]));
 });
+if (!openAddress()) drawing.load({ base: image(data.example.image), from: { example: true } });
 if (chosen) choose(chosen);
 compute();
 
@@ -66,9 +80,15 @@ globalThis.mnistJax = Object.freeze({
   /** The ten logits of a run, by its place in `runs`, for 784 grey levels. */
   logits: (n, grey) => Array.from(forward(runs[n].network, grey).at(-1).values),
   /** The ink of strokes, each a list of points [x, y]: [280, 280], 0 to 255. */
-  ink: inkOf,
+  ink(strokes) {
+    const { ink, set } = createInk();
+    set(strokes);
+    return ink;
+  },
   /** What the networks see of ink: 784 grey levels, or null. */
   toMnist: (ink) => toMnist(ink, SIDE),
+  /** The digits of a picture: [{ image, box }]. */
+  digitsIn,
   /** What the networks see of the drawing: 784 grey levels, or null. */
   seen: () => seen && Array.from(seen),
 });
@@ -89,8 +109,9 @@ async function openNetwork({ placement, mean, std, tensors }, packed) {
 /** Computes the answers, at most once a frame. While a stroke grows, what can wait does. */
 function compute() {
   frame = 0;
-  const { base, ink, drawn } = drawing.content();
-  if (!drawn) seen = base;
+  const content = drawing.content();
+  const { base, ink, strokes, from } = content;
+  if (!strokes.length) seen = base;
   else seen = base ? inkOver(base, ink) : toMnist(ink, SIDE);
   const computed = runs.map((run) => seen && run.network && forward(run.network, seen));
   const answers = seen && computed.map((layers) => layers && softmax(layers.at(-1).values));
@@ -101,14 +122,17 @@ function compute() {
   seenMap.show(seen ?? []);
   if (chosen) {
     const inside = network === chosen.network ? computed[runs.indexOf(chosen)] : null;
-    showLayers(seen && (inside ?? forward(network, seen)));
+    showLayers(seen && (inside ?? forward(network, seen)), network);
   }
   find("hint").hidden = Boolean(seen);
+  find("example").hidden = !from.example;
   if (!finished) return;
   find("undo").ariaDisabled = String(!drawing.canUndo());
   find("redo").ariaDisabled = String(!drawing.canRedo());
   find("clear").ariaDisabled = String(!seen);
+  find("picture").hidden = !from.picture;
   find("said").textContent = spoken(runs, answers);
+  keepInAddress(content);
   showForming();
 }
 
@@ -148,8 +172,39 @@ async function choose(run) {
   showForming();
 }
 
-/** Puts a test image under the pen, and scrolls to the drawing area. */
-function load(number) {
-  drawing.load(image(number));
-  find("drawing").scrollIntoView({ block: "nearest" });
+/** Opens the drawing that the address holds, and says whether it holds one. */
+function openAddress() {
+  const { test, strokes } = inAddress();
+  const number = data.indices.indexOf(Number(test ?? NaN));
+  if (number < 0 && !strokes.length) return false;
+  drawing.load({ strokes, ...(number < 0 ? {} : testImage(number)) });
+  return true;
+}
+
+const testImage = (number) => ({ base: image(number), from: { test: data.indices[number] } });
+
+/** Puts a test image under the pen, and shows the drawing area; `source` is the button, if the way
+ *  to it may be long. */
+function load(number, source) {
+  drawing.load(testImage(number));
+  const board = find("drawing");
+  const { top, bottom } = board.getBoundingClientRect();
+  const far = source && (bottom < 0 || top > innerHeight);
+  find("back").hidden = !far;
+  if (!far) return;
+  find("back").source = source;
+  board.scrollIntoView({ block: "center" });
+}
+
+function goBack() {
+  const { source } = find("back");
+  find("back").hidden = true;
+  source.scrollIntoView({ block: "center" });
+  source.focus({ preventScroll: true });
+}
+
+/** Puts a digit of a picture under the pen. */
+function loadDigit(picture, n) {
+  showPicture(find("picture"), picture, (chosenDigit) => loadDigit(picture, chosenDigit));
+  drawing.load({ base: picture.digits[n].image, from: { picture } });
 }

@@ -3,6 +3,7 @@
 
 import { element } from "./dom.js";
 
+export const COLUMNS = 30; // numbers in a row where they have no place in an image
 const NEGATIVE = [213, 94, 0]; // red, green, blue
 
 /** Makes a canvas of [height, width] numbers, and a function that shades them.
