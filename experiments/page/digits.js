@@ -43,19 +43,22 @@ export function digitsIn(pixels, width, height) {
  *  ink: [side, side], 0 to 255.
  *  Returns 784 grey levels, or null where there is no ink. */
 export function toMnist(ink, side) {
+  [ink, side] = cropped(ink, side);
   let kept = withoutSpecks(ink, side); // [side, side], 0 to 1
-  if (!kept.some((grey) => grey >= STRONG)) return null;
+  if (!kept) return null;
   [kept, side] = widened(kept, side);
   const spans = spansOf(kept, side);
   const scale = lengthScale(spans);
   const steep = Math.min(Math.max(1, scale), STEEPEST);
   const rowMass = new Float64Array(side);
   const columnMass = new Float64Array(side);
-  for (let at = 0; at < kept.length; at++) {
-    if (kept[at] === 0) continue;
-    kept[at] = Math.min(Math.max(steep * kept[at] - (steep - 1) * STRONG, 0), 1);
-    rowMass[Math.floor(at / side)] += kept[at];
-    columnMass[at % side] += kept[at];
+  for (let row = 0, at = 0; row < side; row++) {
+    for (let column = 0; column < side; column++, at++) {
+      if (kept[at] === 0) continue;
+      kept[at] = Math.min(Math.max(steep * kept[at] - (steep - 1) * STRONG, 0), 1);
+      rowMass[row] += kept[at];
+      columnMass[column] += kept[at];
+    }
   }
   const down = windows(rowMass, spans[0], scale); // of the image's 28 rows
   const right = windows(columnMass, spans[1], scale); // of its 28 columns
@@ -64,27 +67,49 @@ export function toMnist(ink, side) {
   for (let row = 0; row < side; row++) {
     if (rowMass[row] === 0) continue;
     for (let j = 0; j < SIZE; j++) {
-      for (const [column, part] of right[j]) {
-        narrow[row * SIZE + j] += part * kept[row * side + column];
-      }
+      const { first, parts } = right[j];
+      let sum = 0;
+      for (let n = 0; n < parts.length; n++) sum += parts[n] * kept[row * side + first + n];
+      narrow[row * SIZE + j] = sum;
     }
   }
   const image = new Float64Array(SIZE * SIZE); // [28, 28], shrunk from top to bottom, too
   for (let i = 0; i < SIZE; i++) {
-    for (const [row, part] of down[i]) {
-      for (let j = 0; j < SIZE; j++) image[i * SIZE + j] += part * narrow[row * SIZE + j];
+    const { first, parts } = down[i];
+    for (let n = 0; n < parts.length; n++) {
+      for (let j = 0; j < SIZE; j++) image[i * SIZE + j] += parts[n] * narrow[(first + n) * SIZE + j];
     }
   }
   const largest = Math.max(...image);
   return Uint8Array.from(image, (grey) => Math.floor((255 * grey) / largest + 0.5));
 }
 
+/** The square of the ink that holds all of it, and its side. */
+function cropped(ink, side) {
+  const [rows, columns] = [new Uint8Array(side), new Uint8Array(side)];
+  for (let row = 0, at = 0; row < side; row++) {
+    for (let column = 0; column < side; column++, at++) {
+      if (ink[at]) rows[row] = columns[column] = 1;
+    }
+  }
+  const [top, left] = [rows.indexOf(1), columns.indexOf(1)];
+  const shorter = Math.max(rows.lastIndexOf(1) - top, columns.lastIndexOf(1) - left) + 1;
+  if (top < 0) return [ink, side];
+  const square = new Float64Array(shorter ** 2);
+  for (let row = 0; row < Math.min(shorter, side - top); row++) {
+    const start = (top + row) * side + left;
+    square.set(ink.subarray(start, start + Math.min(shorter, side - left)), row * shorter);
+  }
+  return [square, shorter];
+}
+
 /** The first row with strong ink and the row after the last, then the same for the columns. */
 function spansOf(ink, side) {
-  const rows = new Uint8Array(side);
-  const columns = new Uint8Array(side);
-  for (let at = 0; at < ink.length; at++) {
-    if (ink[at] >= STRONG) rows[Math.floor(at / side)] = columns[at % side] = 1;
+  const [rows, columns] = [new Uint8Array(side), new Uint8Array(side)];
+  for (let row = 0, at = 0; row < side; row++) {
+    for (let column = 0; column < side; column++, at++) {
+      if (ink[at] >= STRONG) rows[row] = columns[column] = 1;
+    }
   }
   return [rows, columns].map((strong) => [strong.indexOf(1), strong.lastIndexOf(1) + 1]);
 }
@@ -97,18 +122,17 @@ function lengthScale(spans) {
 /** The ink with all strokes at least THINNEST of the image's pixels wide, and the side of the
  *  square array that holds it then. */
 function widened(ink, side) {
-  const isInk = (row, column) =>
-    row >= 0 && row < side && column >= 0 && column < side && ink[row * side + column] >= STRONG;
   let area = 0;
   let outline = 0; // pixels with a neighbour that is no ink; a stroke has two sides
-  for (let at = 0; at < ink.length; at++) {
-    if (ink[at] < STRONG) continue;
-    const [row, column] = [Math.floor(at / side), at % side];
-    area++;
-    if (
-      !isInk(row - 1, column) || !isInk(row + 1, column) ||
-      !isInk(row, column - 1) || !isInk(row, column + 1)
-    ) outline++;
+  for (let row = 0, at = 0; row < side; row++) {
+    for (let column = 0; column < side; column++, at++) {
+      if (ink[at] < STRONG) continue;
+      area++;
+      const inside =
+        ink[at - side] >= STRONG && ink[at + side] >= STRONG && // undefined outside
+        column > 0 && ink[at - 1] >= STRONG && column < side - 1 && ink[at + 1] >= STRONG;
+      if (!inside) outline++;
+    }
   }
   const missing = THINNEST * lengthScale(spansOf(ink, side)) - (2 * area) / outline;
   const reach = Math.floor(missing / 2 + 0.5);
@@ -123,30 +147,39 @@ function widened(ink, side) {
   return [result, wider];
 }
 
-/** The ink, 0 to 1, of all connected parts except specks: [side, side]. */
+/** The ink, 0 to 1, of all connected parts except specks: [side, side]; null for none. */
 function withoutSpecks(ink, side) {
   const part = new Int32Array(ink.length); // the number of its connected part, or 0
+  const waiting = new Int32Array(ink.length);
   const sizes = [0]; // pixels of each part
   for (let start = 0; start < ink.length; start++) {
     if (part[start] || ink[start] < 255 * STRONG) continue;
-    const number = sizes.push(0) - 1;
-    const waiting = [start];
+    const number = sizes.length;
+    let count = 1;
+    waiting[0] = start;
     part[start] = number;
-    while (waiting.length) {
-      const at = waiting.pop();
-      sizes[number]++;
-      around(at, 1, side, (next) => {
-        if (part[next] || ink[next] < 255 * STRONG) return;
-        part[next] = number;
-        waiting.push(next);
-      });
+    for (let done = 0; done < count; done++) {
+      const at = waiting[done];
+      const column = at % side;
+      for (let next = at - side; next <= at + side; next += side) {
+        for (let x = column ? -1 : 0; x <= (column < side - 1 ? 1 : 0); x++) {
+          if (part[next + x] !== 0 || !(ink[next + x] >= 255 * STRONG)) continue;
+          part[next + x] = number;
+          waiting[count++] = next + x;
+        }
+      }
     }
+    sizes.push(count);
   }
   const least = Math.max(1, SPECK * Math.max(...sizes));
+  if (sizes.length === 1) return null;
+  const specks = sizes.some((size, number) => number && size < least);
   const kept = new Float64Array(ink.length);
   for (let at = 0; at < ink.length; at++) {
-    if (sizes[part[at]] < least) continue;
-    around(at, REACH, side, (near) => (kept[near] = ink[near] / 255));
+    if (!specks) kept[at] = ink[at] / 255;
+    else if (sizes[part[at]] >= least) {
+      around(at, REACH, side, (near) => (kept[near] = ink[near] / 255));
+    }
   }
   return kept;
 }
@@ -164,7 +197,7 @@ function around(at, reach, side, visit) {
 /** Which of the drawing's rows, or columns, make up each of the image's 28, and with what part.
  *
  *  mass: ink of each row; [start, end]: the rows that hold the digit; scale: rows to one of 28.
- *  Returns 28 lists of [row, part]. The digit's centre of mass comes into the middle of the image
+ *  Returns 28 of { first, parts }: a row and the parts of it and of those that follow. The digit's centre of mass comes into the middle of the image
  *  as far as the digit stays whole. */
 function windows(mass, [start, end], scale) {
   const total = mass.reduce((a, b) => a + b);
@@ -176,10 +209,11 @@ function windows(mass, [start, end], scale) {
   return Array.from({ length: SIZE }, (_, i) => {
     const middle = start + (i - first + 0.5) * scale;
     const [from, to] = [middle - width / 2, middle + width / 2];
-    const list = [];
-    for (let row = Math.max(0, Math.floor(from)); row < Math.min(mass.length, to); row++) {
-      list.push([row, (Math.min(to, row + 1) - Math.max(from, row)) / width]);
+    const begin = Math.max(0, Math.floor(from));
+    const parts = [];
+    for (let row = begin; row < Math.min(mass.length, to); row++) {
+      parts.push((Math.min(to, row + 1) - Math.max(from, row)) / width);
     }
-    return list;
+    return { first: begin, parts };
   });
 }

@@ -87,7 +87,12 @@ function convPoolRelu(x, side, weight, bias) {
           for (let a = 0; a < 5; a++) {
             const from = (i * side + row + a) * side + column; // x[i, row + a, column]
             const tap = ((o * inputs + i) * 5 + a) * 5; // weight[o, i, a, 0]
-            for (let b = 0; b < 5; b++) sum += weight[tap + b] * x[from + b];
+            sum +=
+              weight[tap] * x[from] +
+              weight[tap + 1] * x[from + 1] +
+              weight[tap + 2] * x[from + 2] +
+              weight[tap + 3] * x[from + 3] +
+              weight[tap + 4] * x[from + 4];
           }
         }
         const at = (o * pooled + (row >> 1)) * pooled + (column >> 1); // y[o, row / 2, column / 2]

@@ -3,8 +3,9 @@
 // It is computed here and not read back from the canvas, because each browser draws the edge of a
 // line in its own way, and some add noise to a canvas that a page reads.
 
-export const SIDE = 280; // pixels on each side of the drawing area
-export const RADIUS = 12; // of the pen, in these pixels
+export const SIDE = 280; // pixels on each side of the drawing area, in which points are told
+export const INK = 140; // pixels on each side of the ink, five for each of an image of MNIST
+export const RADIUS = 12; // of the pen, in pixels of the drawing area
 export const FINE = 8; // parts of a pixel to which the points of strokes are rounded
 const EXTENT = 150; // pixels to which the strokes of a smaller drawing are enlarged
 const DOT = 6; // pixels: a drawing that is no longer than this is a dot and stays one
@@ -16,7 +17,7 @@ const DOT = 6; // pixels: a drawing that is no longer than this is a dot and sta
  *  Both get whether strokes keep their place, as they do over a test image; else a small drawing is
  *  enlarged, so that the pen is as thin for its digit as for a large one. */
 export function createInk() {
-  const ink = new Uint8ClampedArray(SIDE * SIDE); // 0 to 255
+  const ink = new Uint8ClampedArray(INK * INK); // 0 to 255
   let plain = true; // whether the strokes in it were inked where they are
   const set = (strokes, inPlace = false) => {
     const move = inPlace ? null : enlargement(strokes);
@@ -50,31 +51,32 @@ function inkStroke(ink, points) {
   points.forEach((point, n) => inkLine(ink, points[Math.max(n - 1, 0)], point));
 }
 
-function inkLine(ink, [x0, y0], [x1, y1]) {
+function inkLine(ink, from, to) {
+  const [x0, y0, x1, y1, radius] = [...from, ...to, RADIUS].map((length) => (length * INK) / SIDE);
   const [dx, dy] = [x1 - x0, y1 - y0];
   const length2 = dx * dx + dy * dy || 1;
-  const first = (a, b) => Math.max(0, Math.floor(Math.min(a, b) - RADIUS - 1));
-  const last = (a, b) => Math.min(SIDE - 1, Math.ceil(Math.max(a, b) + RADIUS + 1));
+  const first = (a, b) => Math.max(0, Math.floor(Math.min(a, b) - radius - 1));
+  const last = (a, b) => Math.min(INK - 1, Math.ceil(Math.max(a, b) + radius + 1));
   for (let row = first(y0, y1); row <= last(y0, y1); row++) {
     for (let column = first(x0, x1); column <= last(x0, x1); column++) {
       const [x, y] = [column + 0.5 - x0, row + 0.5 - y0]; // the pixel's centre
       const along = Math.min(Math.max((x * dx + y * dy) / length2, 0), 1);
-      const distance = Math.hypot(x - along * dx, y - along * dy);
-      const grey = 255 * (RADIUS + 0.5 - distance); // clamped by the array
-      const at = row * SIDE + column;
+      const distance = Math.sqrt((x - along * dx) ** 2 + (y - along * dy) ** 2);
+      const grey = 255 * (radius + 0.5 - distance); // clamped by the array
+      const at = row * INK + column;
       if (grey > ink[at]) ink[at] = grey;
     }
   }
 }
 
-/** A test image with ink over it, both in MNIST's own frame: [784] and [SIDE, SIDE] to [784]. */
+/** A test image with ink over it, both in MNIST's own frame: [784] and [INK, INK] to [784]. */
 export function inkOver(base, ink) {
-  const cell = SIDE / 28;
+  const cell = INK / 28;
   return base.map((grey, n) => {
-    const start = Math.floor(n / 28) * cell * SIDE + (n % 28) * cell;
+    const start = Math.floor(n / 28) * cell * INK + (n % 28) * cell;
     let sum = 0;
     for (let row = 0; row < cell; row++) {
-      for (let column = 0; column < cell; column++) sum += ink[start + row * SIDE + column];
+      for (let column = 0; column < cell; column++) sum += ink[start + row * INK + column];
     }
     return Math.max(grey, Math.round(sum / cell ** 2));
   });

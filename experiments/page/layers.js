@@ -51,7 +51,7 @@ export function createLayers(container, run) {
   const first = layers.findIndex(inBlock);
   if (first >= 0) {
     const ofBlock = sections.splice(first, 4, blockSection());
-    sections[first].append(...ofBlock.slice(0, 3), taps(run), ofBlock[3]);
+    sections[first].append(...ofBlock);
   }
   container.replaceChildren(...sections);
   const watch = new IntersectionObserver((entries) => {
@@ -75,14 +75,6 @@ export function createLayers(container, run) {
     });
   };
 }
-
-const blockSection = () =>
-  element(
-    "div",
-    { class: "block card" },
-    element("h3", {}, "The residual block"),
-    element("p", { class: "small" }, "Its four parts share one scale."),
-  );
 
 /** One layer: its name, what it is, shape, parameters, and its numbers as maps.
  *
@@ -166,29 +158,14 @@ function digitLabels() {
   return element("div", { class: "labels", "aria-hidden": "true" }, ...labels);
 }
 
-/** Which of the nine taps of the block's convolutions are used, and how strong each has become. */
-function taps(run) {
-  const dead = run.placement === "after_fc1";
-  const figures = ["conv1", "conv2"].map((name) => {
-    const weight = run.network.tensors[`resnet_block.${name}.weight`];
-    const used = dead ? [4] : [0, 1, 2, 3, 4, 5, 6, 7, 8];
-    const sizes = Array(9).fill(null); // root mean square of each tap's weights; null: never used
-    for (const [n, tap] of used.entries()) {
-      const own = weight.filter((_, i) => i % used.length === n);
-      sizes[tap] = Math.sqrt(own.reduce((sum, value) => sum + value ** 2, 0) / own.length);
-    }
-    const cells = sizes.map((size) => {
-      const cell = element("span", { class: size === null ? "tap unused" : "tap" });
-      cell.style.setProperty("--share", (size ?? 0) / Math.max(...sizes));
-      return cell;
-    });
-    return element("span", { class: "taps" }, ...cells);
-  });
-  const text = dead
-    ? "On images of one pixel eight of the nine taps of a 3×3 kernel meet nothing but padding: " +
-      "only the centre tap is used, and the block is two dense layers with a shortcut. " +
-      `${run.unused.toLocaleString("en")} of the network’s parameters never learn; this page ` +
-      "leaves them out."
-    : "All nine taps of the 3×3 kernels are used. Shaded is the root mean square of a tap’s weights.";
-  return element("div", { class: "tap-row" }, ...figures, element("p", { class: "small" }, text));
+/** The box in which the block's layers stand. */
+function blockSection(run) {
+  const taps =
+    " On images of one pixel eight of the nine weights of a 3×3 kernel meet nothing but padding: " +
+    "only the centre tap counts, and the block is two dense layers with a shortcut. " +
+    `${run.unused.toLocaleString("en")} of the network’s parameters never learn; this page leaves ` +
+    "them out.";
+  const text = `Its four parts share one scale.${run.unused ? taps : ""}`;
+  const title = element("h3", {}, "The residual block");
+  return element("div", { class: "block card" }, title, element("p", { class: "small" }, text));
 }

@@ -6,12 +6,12 @@ import { best, find, oneTabStop } from "./dom.js";
 import { createDrawing } from "./drawing.js";
 import { createEpochs } from "./epochs.js";
 import { forward, softmax } from "./forward.js";
-import { SIDE, createInk, inkOver } from "./ink.js";
+import { INK, createInk, inkOver } from "./ink.js";
 import { createLayers } from "./layers.js";
 import { createMap } from "./maps.js";
 import { showMistakes } from "./mistakes.js";
 import { showPicture, takePictures } from "./pictures.js";
-import { copyLink, copyPicture, inAddress, keepInAddress } from "./share.js";
+import { copyLink, copyPicture, inAddress, keepInAddress, tell } from "./share.js";
 import { openImages, openWeights } from "./weights.js";
 
 const data = JSON.parse(find("data").textContent);
@@ -52,7 +52,10 @@ document.querySelectorAll(".tile").forEach((tile, n) => {
   tile.addEventListener("click", () => load(data.row[n].image));
 });
 oneTabStop(find("row"));
-takePictures(find("file"), (picture) => loadDigit(picture, 0));
+takePictures(find("file"), (picture) => {
+  loadDigit(picture, 0);
+  if (picture.digits.length > 1) tell(readings(picture));
+});
 find("copy").addEventListener("click", () => copyPicture(find("drawing")));
 find("link").addEventListener("click", copyLink);
 find("back").addEventListener("click", goBack);
@@ -79,14 +82,14 @@ globalThis.mnistJax = Object.freeze({
   runs: runs.map((run) => run.name),
   /** The ten logits of a run, by its place in `runs`, for 784 grey levels. */
   logits: (n, grey) => Array.from(forward(runs[n].network, grey).at(-1).values),
-  /** The ink of strokes, each a list of points [x, y]: [280, 280], 0 to 255. */
+  /** The ink of strokes, each a list of points [x, y]: [140, 140], 0 to 255. */
   ink(strokes) {
     const { ink, set } = createInk();
     set(strokes);
     return ink;
   },
   /** What the networks see of ink: 784 grey levels, or null. */
-  toMnist: (ink) => toMnist(ink, SIDE),
+  toMnist: (ink) => toMnist(ink, INK),
   /** The digits of a picture: [{ image, box }]. */
   digitsIn,
   /** What the networks see of the drawing: 784 grey levels, or null. */
@@ -112,7 +115,7 @@ function compute() {
   const content = drawing.content();
   const { base, ink, strokes, from } = content;
   if (!strokes.length) seen = base;
-  else seen = base ? inkOver(base, ink) : toMnist(ink, SIDE);
+  else seen = base ? inkOver(base, ink) : toMnist(ink, INK);
   const computed = runs.map((run) => seen && run.network && forward(run.network, seen));
   const answers = seen && computed.map((layers) => layers && softmax(layers.at(-1).values));
   showAnswers(answers);
@@ -130,7 +133,7 @@ function compute() {
   find("undo").ariaDisabled = String(!drawing.canUndo());
   find("redo").ariaDisabled = String(!drawing.canRedo());
   find("clear").ariaDisabled = String(!seen);
-  find("picture").hidden = !from.picture;
+  showPicture(find("picture"), from, loadDigit);
   find("said").textContent = spoken(runs, answers);
   keepInAddress(content);
   showForming();
@@ -204,7 +207,14 @@ function goBack() {
 }
 
 /** Puts a digit of a picture under the pen. */
-function loadDigit(picture, n) {
-  showPicture(find("picture"), picture, (chosenDigit) => loadDigit(picture, chosenDigit));
-  drawing.load({ base: picture.digits[n].image, from: { picture } });
+function loadDigit(picture, digit) {
+  drawing.load({ base: picture.digits[digit].image, from: { picture, digit } });
+}
+
+/** The number that each network reads in a picture of several digits. */
+function readings({ digits }) {
+  const read = (run) =>
+    digits.map(({ image: grey }) => best(forward(run.network, grey).at(-1).values)).join("");
+  const each = runs.filter((run) => run.network).map((run) => `${run.label}: ${read(run)}`);
+  return `The picture is read as: ${each.join("; ")}.`;
 }

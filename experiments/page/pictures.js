@@ -18,8 +18,8 @@ export function takePictures(input, found) {
       const { data } = canvas
         .getContext("2d", { willReadFrequently: true })
         .getImageData(0, 0, canvas.width, canvas.height);
-      found({ canvas, digits: digitsIn(data, canvas.width, canvas.height) });
       tell("");
+      found({ canvas, digits: digitsIn(data, canvas.width, canvas.height) });
     } catch (error) {
       tell(error.message);
     }
@@ -45,7 +45,7 @@ async function opened(file) {
   const [width, height] = [whole.width, whole.height].map((length) =>
     Math.max(1, Math.round(scale * length)),
   );
-  const canvas = element("canvas", { width, height });
+  const canvas = element("canvas", { width, height, role: "img", "aria-label": "the picture" });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
@@ -54,23 +54,26 @@ async function opened(file) {
   return canvas;
 }
 
-/** Shows a picture with a button on each digit that was found in it.
+/** Shows a picture with a button on each digit that was found in it; hides it if there is none.
  *
- *  choose: called with the place of a digit in the list. */
-export function showPicture(container, { canvas, digits }, choose) {
-  const buttons = digits.map(({ box: [left, top, width, height] }, n) => {
-    const name = `digit ${n + 1} of ${digits.length} in the picture`;
-    const button = element("button", { title: name, "aria-label": name, click: () => choose(n) });
-    const share = (length, whole) => `${(100 * length) / whole}%`;
-    Object.assign(button.style, {
-      left: share(left, canvas.width),
-      top: share(top, canvas.height),
-      width: share(width, canvas.width),
-      height: share(height, canvas.height),
+ *  digit: the place of the digit that is under the pen. choose: called with that of another one. */
+export function showPicture(container, { picture, digit }, choose) {
+  container.hidden = !picture;
+  if (!picture) return;
+  const { canvas, digits } = picture;
+  if (container.firstChild !== canvas) {
+    const buttons = digits.map(({ box: [left, top, width, height] }, n) => {
+      const name = `digit ${n + 1} of ${digits.length} in the picture`;
+      const button = element("button", { "aria-label": name, click: () => choose(picture, n) });
+      const share = (length, whole) => `${(100 * length) / whole}%`;
+      button.style.left = share(left, canvas.width);
+      button.style.top = share(top, canvas.height);
+      button.style.width = share(width, canvas.width);
+      button.style.height = share(height, canvas.height);
+      return button;
     });
-    return button;
-  });
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "the picture");
-  container.replaceChildren(canvas, ...buttons);
+    container.replaceChildren(canvas, ...buttons);
+  }
+  const buttons = container.querySelectorAll("button");
+  buttons.forEach((button, n) => button.setAttribute("aria-pressed", n === digit));
 }

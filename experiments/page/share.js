@@ -28,10 +28,10 @@ export function readBack(text) {
 
 /** Puts a drawing into the address; a picture of the user's stays out of it. */
 export function keepInAddress({ strokes, from }) {
-  if (from.example || from.picture) return;
   const kept = new URLSearchParams();
   if (from.test !== undefined) kept.set("test", from.test);
-  if (strokes.length) kept.set("strokes", written(strokes));
+  if (strokes.length && !from.picture) kept.set("strokes", written(strokes));
+  if (String(kept) === location.hash.slice(1)) return;
   try {
     history.replaceState(null, "", `#${kept}`);
   } catch {
