@@ -119,13 +119,18 @@ def chromium() -> Iterator[Any]:
 
 def open_page(driver: Any, page: Path) -> float:
     """Opens a page and waits until it can be drawn on; returns the seconds that this took."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
     start = time.perf_counter()
     driver.get(page.resolve().as_uri())
+    until_ready(driver)
+    return time.perf_counter() - start
+
+
+def until_ready(driver: Any) -> None:
+    """Waits until the page can be drawn on."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
     ready = "return document.documentElement.dataset.ready"
     WebDriverWait(driver, 30, poll_frequency=0.005).until(lambda it: it.execute_script(ready))
-    return time.perf_counter() - start
 
 
 def layout_shift(driver: Any) -> float:

@@ -1,13 +1,17 @@
 """The page in a browser, used with a pointer and the keyboard, with made-up networks."""
 
 import base64
+import contextlib
 import copy
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up import networks, split
+from PIL import Image
 
 from benchmarks import page_latency
 from experiments.groundwork.run_directory import open_weights
@@ -22,6 +26,7 @@ from selenium.webdriver.common.actions.action_builder import ActionBuilder  # no
 from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,
@@ -74,6 +79,19 @@ def open_file(driver, file):
     for log in ("browser", "performance"):
         driver.get_log(log)
     page_latency.open_page(driver, file)
+
+
+@contextlib.contextmanager
+def emulated(driver, width=1280, height=800, **media):
+    """A window of another size, or another medium; `colour_scheme="dark"` and the like."""
+    features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    frame(driver)
+    yield
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def css(driver, selector):
@@ -160,7 +178,7 @@ def test_preprocessing_is_that_of_digits_py(page):
             " Array.from(mnistJax.toMnist(ink) ?? [])]",
             strokes,
         )
-        ink = np.frombuffer(base64.b64decode(ink), np.uint8).reshape(280, 280)
+        ink = np.frombuffer(base64.b64decode(ink), np.uint8).reshape(140, 140)
         difference = np.array(image).reshape(28, 28) - to_mnist(ink)[..., 0].astype(int)
         assert np.abs(difference).max() <= 2
 
@@ -180,23 +198,26 @@ def test_a_drawing_is_answered_by_every_network(kind, page, runs):
 
 
 def test_undo_redo_and_clear(page):
+    example = seen(page)
     draw(page, SEVEN)
     one = seen(page)
     draw(page, BAR)
     two = seen(page)
-    assert (one != two).any()
-    control = ActionChains(page).key_down(Keys.CONTROL)
-    steps = {
-        "undo": one, "redo": two, "clear": 0 * one, "Undo": two, "z": one, "y": two, "z ": one,
-        "Z": two,
-    }  # fmt: skip
-    for step, wanted in steps.items():
-        if len(step) > 2:
-            css(page, f"#{step.lower()}").click()
-        else:
-            control.send_keys(step.strip()).perform()
+    blank = 0 * one
+    assert (one != two).any() and (one != example).any()
+    for step, wanted in [("undo", one), ("redo", two), ("clear", blank), ("undo", two)]:
+        css(page, f"#{step}").click()
         np.testing.assert_array_equal(seen(page), wanted, step)
-    ActionChains(page).key_up(Keys.CONTROL).perform()
+    # The letter counts, Caps Lock does not; on a layout without Latin letters the key's place does.
+    for key, code, shift, wanted in [
+        ("z", "KeyY", False, one), ("y", "KeyZ", False, two), ("Z", "KeyZ", False, one),
+        ("Z", "KeyZ", True, two), ("\u044f", "KeyZ", False, one),
+    ]:  # fmt: skip
+        event = {"key": key, "code": code, "ctrlKey": True, "shiftKey": shift}
+        page.execute_script(
+            "document.dispatchEvent(new KeyboardEvent('keydown', arguments[0]))", event
+        )
+        np.testing.assert_array_equal(seen(page), wanted, f"{key} {code}")
 
 
 def test_the_keyboard_draws(page):
@@ -261,9 +282,8 @@ def test_layers_stand_in_the_order_of_computing_with_what_they_hold(page):
     ]
     assert shown("none") == start + fc1 + end
     assert len(shown("before_fc1")) == 10
-    assert page.find_elements(By.CSS_SELECTOR, ".tap.unused") == []
     assert shown("after_fc1") == start + fc1 + block + end
-    assert len(page.find_elements(By.CSS_SELECTOR, ".tap.unused")) == 16
+    assert "230,400 of the network" in css(page, ".block").text
 
 
 def test_the_slider_shows_how_the_answer_formed(page, runs):
@@ -279,14 +299,264 @@ def test_the_slider_shows_how_the_answer_formed(page, runs):
         slider.send_keys(Keys.ARROW_RIGHT)
 
 
-def test_the_page_follows_the_systems_colours(page):
-    def brightness(scheme):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
-        return sum(map(int, re.findall(r"\d+", colour)))
+def test_it_opens_with_an_example_that_makes_way_for_the_first_stroke(page, gathered):
+    assert css(page, "#example").is_displayed()
+    digits = {digit for digit, _ in answers(page)}
+    assert len(digits) > 1
+    draw(page, SEVEN)
+    alone = seen(page)
+    assert not css(page, "#example").is_displayed()
+    css(page, "#clear").click()
+    draw(page, SEVEN)
+    np.testing.assert_array_equal(seen(page), alone)
 
-    assert brightness("dark") < 150 < 600 < brightness("light")
+
+def test_a_small_drawing_looks_like_a_large_one(page):
+    draw(page, SEVEN)
+    large = seen(page).astype(int)
+    css(page, "#clear").click()
+    draw(page, [(140 + x / 6, 140 + y / 6) for x, y in SEVEN])
+    assert np.abs(seen(page) - large).mean() < 12
+    css(page, "#clear").click()
+    draw(page, [(140, 140)])  # a dot stays one
+    assert np.count_nonzero(seen(page)) > 300
+
+
+def test_the_address_keeps_the_drawing(page, page_file):
+    draw(page, SEVEN, BAR)
+    drawn, address = seen(page), page.current_url
+    page.get("about:blank")
+    page.back()
+    page_latency.until_ready(page)
+    np.testing.assert_array_equal(seen(page), drawn)
+    css(page, "nav a").click()
+    assert page.current_url == address
+    css(page, "#row button").click()
+    draw(page, BAR)
+    image = seen(page)
+    page.refresh()
+    page_latency.until_ready(page)
+    np.testing.assert_array_equal(seen(page), image)
+    page.execute_script("location.hash = '#strokes=damaged'")
+    np.testing.assert_array_equal(seen(page), image)
+
+
+def pointer(driver, *events):
+    """Sends pointer events that a driver cannot make: (type, changes)."""
+    driver.execute_script(
+        "const board = document.getElementById('drawing');"
+        "board.setPointerCapture = () => {};"
+        "const { left, top } = board.getBoundingClientRect();"
+        "for (const [type, { x, y, ...others }] of arguments[0])"
+        " board.dispatchEvent(new PointerEvent(type, { bubbles: true, pointerId: 1, buttons: 1,"
+        " clientX: left + x, clientY: top + y, ...others }))",
+        events,
+    )
+
+
+def test_what_is_no_stroke_leaves_no_ink(page):
+    css(page, "#clear").click()
+    palm = {"pointerId": 2, "pointerType": "touch", "x": 30, "y": 30}
+    pen = {"pointerId": 3, "pointerType": "pen", "x": 140, "y": 40}
+    move = {**pen, "y": 240}
+    pointer(page, ("pointerdown", palm), ("pointercancel", palm))
+    assert not seen(page).any()
+    pointer(page, ("pointerdown", palm), ("pointerdown", pen), ("pointermove", move))
+    upright = seen(page)
+    assert np.ptp(np.nonzero(upright)[1]) <= 4
+    pointer(
+        page, ("pointermove", {**move, "x": 30, "buttons": 0}), ("pointermove", {**move, "x": 9})
+    )
+    np.testing.assert_array_equal(seen(page), upright)  # the release was lost
+
+
+def test_what_is_selected_can_be_drawn_on(page):
+    ActionChains(page).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
+    draw(page, SEVEN)
+    selected = seen(page)
+    css(page, "#clear").click()
+    draw(page, SEVEN)
+    np.testing.assert_array_equal(selected, seen(page))
+
+
+@pytest.mark.parametrize("way", ["choose", "paste", "drop"])
+def test_a_picture_is_read(way, page, tmp_path):
+    draw(page, SEVEN)
+    drawn = seen(page).astype(int)
+    if way == "choose":
+        picture = np.full((300, 400), 230, np.uint8)
+        picture[60:80, 150:250] = picture[80:240, 230:250] = 20
+        Image.fromarray(picture).save(tmp_path / "seven.png")
+        css(page, "#file").send_keys(str(tmp_path / "seven.png"))
+    else:
+        page.execute_async_script(
+            "const done = arguments[1];"
+            "document.getElementById('drawing').toBlob((blob) => {"
+            " const data = new DataTransfer();"
+            " data.items.add(new File([blob], 'a.png', { type: 'image/png' }));"
+            " const event = arguments[0] === 'paste'"
+            "  ? new ClipboardEvent('paste', { clipboardData: data, bubbles: true })"
+            "  : new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });"
+            " document.body.dispatchEvent(event);"
+            " done() })",
+            way,
+        )
+    WebDriverWait(page, 10).until(lambda it: css(it, "#picture").is_displayed())
+    read = seen(page)
+    assert len(page.find_elements(By.CSS_SELECTOR, "#picture button")) == 1
+    if way == "choose":
+        top, stem = (np.ptp(np.nonzero(read[row])) for row in np.nonzero(read)[0][[0, -1]])
+        assert top > 2 * stem
+    else:
+        assert np.abs(read - drawn).max() < 90
+    css(page, "#undo").click()
+    assert not css(page, "#picture").is_displayed()
+
+
+def test_what_is_no_picture_is_said(page, tmp_path):
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    css(page, "#file").send_keys(str(tmp_path / "no.png"))
+    WebDriverWait(page, 10).until(lambda it: "no.png is no picture" in css(it, "#told").text)
+
+
+def test_a_cell_is_explained_by_what_it_is_made_of(page):
+    draw(page, SEVEN)
+    for placement in PLACEMENTS:
+        look_into(page, placement)
+        for layer in page.find_elements(By.CSS_SELECTOR, ".layer"):
+            maps = layer.find_element(By.CLASS_NAME, "maps")
+            page.execute_script("arguments[0].scrollIntoView({ block: 'center' })", maps)
+            page.execute_script("arguments[0].focus()", maps)
+            maps.send_keys(Keys.ARROW_RIGHT)
+            panel = layer.find_element(By.CLASS_NAME, "panel").text
+            value = re.search(r": (\S+)\n", panel).group(1)
+            # The last number of the sum is the cell's, unless ReLU has made it 0.
+            last = re.findall(r"[\u2212\d.]*\d", panel)[-1]
+            if "makes it 0" in panel or value == "0.00":
+                assert value == "0.00"
+            elif not re.search("of 2.2|comes from|Grey level", panel):
+                assert last == value
+            else:
+                assert value in panel.partition("\n")[2] or "comes from" in panel or "Grey" in panel
+            assert ("Only the centre tap" in panel) == (
+                placement == "after_fc1"
+                and re.search("branch", panel.partition(",")[0]) is not None
+            )
+
+
+def test_layers_that_are_not_in_sight_are_not_painted(page):
+    painted = (
+        "const copy = document.createElement('canvas').getContext('2d', { willReadFrequently: true });"
+        "copy.drawImage(document.querySelector('[data-layer=fc3] canvas'), 0, 0);"
+        "return copy.getImageData(0, 0, 10, 1).data.some(Boolean)"
+    )
+    draw(page, SEVEN)
+    assert not page.execute_script(painted)
+    page.execute_script("document.querySelector('[data-layer=fc3]').scrollIntoView()")
+    frame(page)
+    assert page.execute_script(painted)
+
+
+SIZES = [(320, 568), (360, 640), (390, 844), (768, 1024), (1024, 768), (1280, 800), (1920, 1080)]
+
+
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (844, 390), (640, 400)])
+def test_nothing_is_cut_and_the_answers_are_seen_while_drawing(width, height, page):
+    with emulated(page, width, height):
+        draw(page, SEVEN)
+        wide, bottom, board = page.execute_script(
+            "const lowest = (all) => Math.max(..."
+            "[...document.querySelectorAll(all)].map((it) => it.getBoundingClientRect().bottom));"
+            "return [Math.max(document.documentElement.scrollWidth,"
+            " ...[...document.querySelectorAll('main *:not(.unseen, .unseen *)')]"
+            " .map((it) => it.getBoundingClientRect().right)), lowest('.bars'), lowest('.board')]"
+        )
+    assert wide <= width
+    assert max(bottom, board) <= height
+
+
+def test_on_a_phone_there_is_a_way_back_to_the_mistake(page):
+    with emulated(page, 390, 844):
+        button = css(page, ".gallery button")
+        page.execute_script("arguments[0].scrollIntoView(); arguments[0].click()", button)
+        frame(page)
+        assert page.execute_script("return scrollY") < 400
+        css(page, "#back").click()
+        assert page.switch_to.active_element == button
+        assert not css(page, "#back").is_displayed()
+
+
+def test_print_is_black_on_white_without_controls(page):
+    with emulated(page, prefers_color_scheme="dark"):
+        dark = brightness(page)
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert not css(page, "#undo").is_displayed()
+        assert css(page, ".bars").is_displayed()
+        assert (
+            page.execute_script("return getComputedStyle(document.body).color") == "rgb(28, 27, 26)"
+        )
+        filters = "return getComputedStyle(document.getElementById('drawing')).filter"
+        assert page.execute_script(filters) == "none"
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert dark < 150 < 600 < brightness(page)
+
+
+def brightness(page):
+    colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)))
+
+
+def test_forced_colours_show_bars_and_the_chosen_network(page):
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    with emulated(page, forced_colors="active"):
+        bar, track = (
+            page.execute_script(style, it, "backgroundColor") for it in (".bar", ".track")
+        )
+        chosen = page.execute_script(style, ".picker label:has(:checked)", "outlineStyle")
+    assert bar != track
+    assert chosen == "solid"
+
+
+@pytest.mark.parametrize(
+    "media",
+    [{}, {"prefers_color_scheme": "dark"}, {"forced_colors": "active"}, {"width": 390}],
+    ids=["light", "dark", "forced", "phone"],
+)
+@pytest.mark.skipif("AXE" not in os.environ, reason="needs AXE, the path of axe-core's axe.min.js")
+def test_axe_finds_nothing(media, page):
+    look_into(page, "after_fc1")
+    with emulated(page, **media):
+        axe = Path(os.environ["AXE"]).read_text()
+        page.execute_cdp_cmd("Runtime.evaluate", {"expression": axe})
+        found = page.execute_async_script(
+            "axe.run({ rules: { 'target-size': { enabled: true } } })"
+            ".then(({ violations }) => arguments[0](violations.map("
+            "({ id, nodes }) => [id, ...nodes.map(({ target }) => target.join(' '))])))"
+        )
+    assert found == []
+
+
+def test_names_end_and_have_no_more_digits_than_one_can_hear(page):
+    css(page, "#row button").click()
+    tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    texts = [
+        node.get(key, {}).get("value") or "" for node in tree for key in ("name", "description")
+    ]
+    assert not [text for text in texts if re.search(r"\d\.\d{5}", str(text))]
+    assert any("the arrow keys move the pen" in str(text) for text in texts)
+
+
+def test_opening_moves_nothing(page):
+    assert page_latency.layout_shift(page) < 0.05
+    assert not css(page, "#opening").is_displayed()
+
+
+def test_without_javascript_one_line_says_so(driver, page_file):
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    driver.get(page_file.as_uri())
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert "which is switched off" in css(driver, "noscript p").text
+    assert not css(driver, "#undo").is_displayed()
 
 
 def test_the_benchmark_times_every_move(page):

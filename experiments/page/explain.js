@@ -12,7 +12,7 @@ const LAYERS = {
   "resnet_block/sum": added,
 };
 
-/** What a cell shows: { seen, weights, shape, lines }.
+/** What a cell shows: { value, seen, weights, shape, lines }.
  *
  *  name, at: the layer and the place of the number in it.
  *  computed: all layers, as forward.js returns them; network: their weights, as forward.js takes them.
@@ -21,7 +21,8 @@ const LAYERS = {
 export function explained(name, at, computed, network) {
   const layer = Object.fromEntries(computed.map((one) => [one.name, one]));
   const before = computed[computed.findIndex((one) => one.name === name) - 1];
-  return (LAYERS[name] ?? weighted)(name, at, layer, network, before);
+  const parts = (LAYERS[name] ?? weighted)(name, at, layer, network, before);
+  return { value: layer[name].values[at], ...parts };
 }
 
 function pixel(name, at, { input }, { mean, std }) {

@@ -50,7 +50,7 @@ export function createLayers(container, run) {
   const sections = layers.map(({ section }) => section);
   const first = layers.findIndex(inBlock);
   if (first >= 0) {
-    const ofBlock = sections.splice(first, 4, blockSection());
+    const ofBlock = sections.splice(first, 4, blockSection(run));
     sections[first].append(...ofBlock);
   }
   container.replaceChildren(...sections);
@@ -94,9 +94,8 @@ function createLayer(run, { name, shape }, explain) {
   picture.append(...maps.map((map) => map.canvas));
   const panel = explainCells(picture, [channels, height, width], size, (at) => {
     const found = explain(name, at);
-    return found && shown(`${title}, ${placeName(at, shape)}: ${short(current[at])}`, found);
+    return found && shown(`${title}, ${placeName(at, shape)}: ${short(found.value)}`, found);
   });
-  let current = []; // the layer's numbers
   const [low, high] = [element("span"), element("span")];
   const ramp = element("span", { class: "shaded" }, element("span", { class: "ramp" }));
   const scale = element("p", { class: "scale small" }, low, ramp, high);
@@ -130,7 +129,6 @@ function createLayer(run, { name, shape }, explain) {
     low.textContent = short(signed ? -largest : paper);
     high.textContent = short(top);
     picture.setAttribute("aria-label", `${title}: ${described(values, channels)}`);
-    current = values;
     panel.refresh();
   };
   return { name, section, show, paint() {}, visible: false };

@@ -184,7 +184,9 @@ function openAddress() {
   return true;
 }
 
-const testImage = (number) => ({ base: image(number), from: { test: data.indices[number] } });
+function testImage(number) {
+  return { base: image(number), from: { test: data.indices[number] } };
+}
 
 /** Puts a test image under the pen, and shows the drawing area; `source` is the button, if the way
  *  to it may be long. */
