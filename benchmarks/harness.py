@@ -1,10 +1,8 @@
 """Times programs: fresh processes, in random order, by one clock, into one form of JSON.
 
 Every program runs once in each round, and each round has an order of its own. So a disturbance of
-the machine meets all programs alike, and two times of one round are a pair. A time means little
-without the state of the machine: beside it stand the load average of the minute before the process
-and how many CPUs other processes kept busy, or the host of a virtual machine withheld, while it
-ran. A value that the operating system does not tell is None.
+the machine meets all programs alike, and two times of one round are a pair. Beside each time stands
+the load average of the minute before its process. What the operating system does not tell is None.
 """
 
 import json
@@ -16,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -56,15 +54,7 @@ class Finished(NamedTuple):
     lines: list[tuple[float, str]]  # its standard output, with the seconds since its start
     seconds: float  # from its start to its end
     peak_memory_mib: float | None
-    load_average: float | None
-    other_cpus: float | None
-    stolen_cpus: float | None
-
-    @property
-    def conditions(self) -> dict[str, list[float | None]]:
-        """What a process adds to the lists of its row, whatever is asked of it."""
-        names = ("peak_memory_mib", "load_average", "other_cpus", "stolen_cpus")
-        return {name: [getattr(self, name)] for name in names}
+    load_average: float | None  # of the minute before it started
 
 
 def in_random_order(programs: Sequence[P], rounds: int, seed: int) -> list[P]:
@@ -84,7 +74,7 @@ def run(program: Program) -> Finished:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         environment |= {k: v.replace(SCRATCH, scratch) for k, v in program.environment.items()}
-        load, before, start = load_average(), _cpu_seconds(), time.perf_counter()
+        load, start = load_average(), time.perf_counter()
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -101,20 +91,14 @@ def run(program: Program) -> Finished:
             except BaseException:  # an interrupt: the program ends with this one
                 process.kill()
                 raise
-        seconds, after = time.perf_counter() - start, _cpu_seconds()
+        seconds = time.perf_counter() - start
         if process.returncode:
             errors.seek(0)
             said = errors.read().strip().splitlines() or [f"exit status {process.returncode}"]
             raise FailedError(f"{program.name}: {said[-1]}")
-    memory = other = stolen = None
-    if usage is not None:
-        # In bytes on macOS, in KiB elsewhere.
-        memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        if before is not None and after is not None:
-            own = usage.ru_utime + usage.ru_stime
-            other = max(0.0, (after[0] - before[0] - own) / seconds)
-            stolen = (after[1] - before[1]) / seconds
-    return Finished(lines, seconds, memory, load, other, stolen)
+    # In bytes on macOS, in KiB elsewhere.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return Finished(lines, seconds, usage and usage.ru_maxrss / unit, load)
 
 
 def read(finished: Finished) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -170,7 +154,11 @@ def measure(
     conditions["order"] = [program.name for program in order]
     for number, program in enumerate(order, 1):
         finished = run(program)
-        found = {**values(program, finished), **finished.conditions}
+        found = {
+            **values(program, finished),
+            "peak_memory_mib": [finished.peak_memory_mib],
+            "load_average": [finished.load_average],
+        }
         for name, more in found.items():
             rows[program.name].setdefault(name, []).extend(more)
         name, more = next(iter(found.items()))
@@ -183,22 +171,18 @@ def measure(
     conditions["packages"] |= {d.name: d.version for d in metadata.distributions(name="torch")}
     if path:
         store.write_json(path, {"conditions": conditions, "rows": list(rows.values())})
-    for line in conditions_lines(conditions, list(rows.values())):
-        console.print(line)
+    console.print(conditions_line(conditions, list(rows.values())))
     return list(rows.values())
 
 
-def conditions_lines(conditions: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
-    """Lines about the conditions that the numbers depend on."""
-    yield (
+def conditions_line(conditions: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """A line about the conditions that the numbers depend on."""
+    loads = [load for row in rows for load in row["load_average"] if load is not None]
+    return (
         f"{conditions['cpu']}, {conditions['threads']} cores, {', '.join(conditions['devices'])}; "
         f"Python {conditions['python']}, jaxlib {conditions['packages']['jaxlib']}; "
-        f"{conditions['repeats']} rounds"
+        f"{conditions['repeats']} rounds" + (f", load average {spread(loads)}" if loads else "")
     )
-    for name in ("load_average", "other_cpus", "stolen_cpus"):
-        found = [value for row in rows for value in row[name] if value is not None]
-        if found:
-            yield f"{name}: median {statistics.median(found):.2f}, largest {max(found):.2f}"
 
 
 def grid(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
@@ -243,15 +227,3 @@ def _wait(process: subprocess.Popen[str]) -> Any:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage
-
-
-def _cpu_seconds() -> tuple[float, float] | None:
-    """Seconds since the start of the machine, over all CPUs: busy, and stolen by the host."""
-    try:
-        with Path("/proc/stat").open() as file:
-            fields = file.readline().split()[1:]
-        user, nice, system, _, _, irq, softirq, steal, *_ = map(int, fields)
-        tick = os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
-        return None
-    return (user + nice + system + irq + softirq) / tick, steal / tick

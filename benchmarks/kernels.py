@@ -15,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,8 @@ from rich.table import Table
 from benchmarks import harness
 from experiments.groundwork import command, machine, terminal
 from experiments.groundwork.command import refuse
-from mnist_jax import compilation, kernels, store
+from mnist_jax import compilation
+from mnist_jax import kernels as k
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,6 @@ class Options:
     """Number of measurements of each form, at least 1."""
     seconds: float = 0.2
     """Time for which a measurement repeats the kernel, above 0."""
-    json: Path | None = None
-    """File for everything measured, as JSON."""
 
 
 class Kernel(NamedTuple):
@@ -53,41 +51,19 @@ class Kernel(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # the input's without its batch, then the weights'
 
 
-def _normalised(batch_norm: Callable[..., Any], x: jax.Array, *weights: jax.Array) -> jax.Array:
-    return batch_norm(x.reshape(x.shape[0], -1), *weights, 1e-5)[0]
+def _normalised(batch_norm: Callable[..., Any]) -> Callable[..., jax.Array]:
+    return lambda x, *weights: batch_norm(x.reshape(x.shape[0], -1), *weights, 1e-5)[0]
 
 
+_STAGE = k.conv_pool_relu_fast, k.conv_pool_relu_reference
+_CONV3X3 = k.conv3x3_fast, k.conv3x3_reference
+_NORM = _normalised(k.batch_norm), _normalised(k.batch_norm_reference)
 KERNELS = (
-    Kernel(
-        "conv1, pool, relu",
-        kernels.conv_pool_relu_fast,
-        kernels.conv_pool_relu_reference,
-        ((1, 28, 28), (5, 5, 1, 6), (6,)),
-    ),
-    Kernel(
-        "conv2, pool, relu",
-        kernels.conv_pool_relu_fast,
-        kernels.conv_pool_relu_reference,
-        ((6, 12, 12), (5, 5, 6, 16), (16,)),
-    ),
-    Kernel(
-        "3x3 on 4x4",
-        kernels.conv3x3_fast,
-        kernels.conv3x3_reference,
-        ((16, 4, 4), (3, 3, 16, 16)),
-    ),
-    Kernel(
-        "3x3 on 1x1",
-        kernels.conv3x3_fast,
-        kernels.conv3x3_reference,
-        ((120, 1, 1), (3, 3, 120, 120)),
-    ),
-    Kernel(
-        "batch norm of 4x4",
-        functools.partial(_normalised, kernels.batch_norm),
-        functools.partial(_normalised, kernels.batch_norm_reference),
-        ((16, 4, 4), (16,), (16,)),
-    ),
+    Kernel("conv1, pool, relu", *_STAGE, ((1, 28, 28), (5, 5, 1, 6), (6,))),
+    Kernel("conv2, pool, relu", *_STAGE, ((6, 12, 12), (5, 5, 6, 16), (16,))),
+    Kernel("3x3 on 4x4", *_CONV3X3, ((16, 4, 4), (3, 3, 16, 16))),
+    Kernel("3x3 on 1x1", *_CONV3X3, ((120, 1, 1), (3, 3, 120, 120))),
+    Kernel("batch norm of 4x4", *_NORM, ((16, 4, 4), (16,), (16,))),
 )
 
 
@@ -107,19 +83,13 @@ def run(options: Options) -> None:
             refuse(name, "at least 1", getattr(options, name))
     if not 0 < options.seconds < float("inf"):
         refuse("seconds", "a finite number above 0", options.seconds)
-    command.refuse_unless_writable(json=options.json)
-    console = terminal.console()
-    conditions, load = machine.manifest({}), harness.load_average()
+    console, conditions = terminal.console(), machine.manifest({})
     console.print(
-        f"{conditions['cpu']}, {conditions['threads']} threads, "
-        f"jaxlib {conditions['packages']['jaxlib']}, load average {load}"
+        f"{conditions['cpu']}, {conditions['threads']} threads, jaxlib "
+        f"{conditions['packages']['jaxlib']}, load average {harness.load_average()}"
     )
     rows = list(measure(options.batch_size, options.repeats, options.seconds))
     terminal.print_table(console, table(rows))
-    if options.json:
-        store.write_json(
-            options.json, {"conditions": conditions | {"load_average": load}, "rows": rows}
-        )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -141,46 +111,38 @@ def measure(batch_size: int, repeats: int, seconds: float) -> Iterator[dict[str,
         image, *weights = kernel.shapes
         shapes = ((*image, batch_size), *weights)
         arrays = tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
-        fast, reference = kernel.fast, kernel.reference
-        for what, functions in (
-            ("value", (fast, reference)),
-            ("value, gradient", map(_with_gradient, (fast, reference))),
-        ):
-            loops = [Loop(function, arrays, seconds) for function in functions]
-            forms = dict(zip(("fast", "reference"), loops, strict=True))
-            row: dict[str, Any] = {"kernel": kernel.name, "what": what, "fast": [], "reference": []}
-            for _ in range(repeats):
-                for form, loop in forms.items():
-                    row[form].append(loop.microseconds())
-            yield row
+        for what, wrap in (("value", lambda form: form), ("value, gradient", _with_gradient)):
+            loops = [in_a_loop(wrap(f), arrays, seconds) for f in (kernel.fast, kernel.reference)]
+            times = [[loop() for loop in loops] for _ in range(repeats)]
+            fast, reference = map(list, zip(*times, strict=True))
+            yield {"kernel": kernel.name, "what": what, "fast": fast, "reference": reference}
 
 
-class Loop:
-    """A function in a compiled loop.
+def in_a_loop(
+    function: Callable[..., Any], arrays: Sequence[jax.Array], seconds: float
+) -> Callable[[], float]:
+    """Compiles a loop over a function and finds how many turns take so many seconds.
 
     Every turn depends on the one before, so that the compiler can leave out none: it adds to one
     element of each input a number from the outputs that is too small to change it.
+
+    Returns:
+      A function that runs the loop once and returns the microseconds of a turn.
     """
+    compiled = compilation.jit(functools.partial(_loop, function)).lower(jnp.int32(0), *arrays)
+    compiled = compiled.compile()
 
-    def __init__(self, function: Callable[..., Any], arrays: Sequence[jax.Array], seconds: float):
-        self._arrays = arrays
-        looped = compilation.jit(functools.partial(_loop, function))
-        self._compiled = looped.lower(jnp.int32(0), *arrays).compile()
-        self.turns = 2
-        self._time()  # to warm up
-        while (took := self._time()) < seconds / 10:
-            self.turns *= 4
-        self.turns = max(2, round(self.turns * seconds / took))
-
-    def microseconds(self) -> float:
-        """The time of one turn, in microseconds."""
-        return self._time() / self.turns * 1e6
-
-    def _time(self) -> float:
-        turns = jnp.int32(self.turns)
+    def timed(turns: int) -> float:
         start = time.perf_counter()
-        jax.block_until_ready(self._compiled(turns, *self._arrays))
+        jax.block_until_ready(compiled(jnp.int32(turns), *arrays))
         return time.perf_counter() - start
+
+    turns = 2
+    timed(turns)  # to warm up
+    while (took := timed(turns)) < seconds / 10:
+        turns *= 4
+    turns = max(2, round(turns * seconds / took))
+    return lambda: timed(turns) / turns * 1e6
 
 
 def _loop(function: Callable[..., Any], turns: jax.Array, *arrays: jax.Array) -> Any:
