@@ -446,7 +446,8 @@ def test_a_cell_is_explained_by_what_it_is_made_of(page):
 
 def test_layers_that_are_not_in_sight_are_not_painted(page):
     painted = (
-        "const copy = document.createElement('canvas').getContext('2d', { willReadFrequently: true });"
+        "const canvas = document.createElement('canvas');"
+        "const copy = canvas.getContext('2d', { willReadFrequently: true });"
         "copy.drawImage(document.querySelector('[data-layer=fc3] canvas'), 0, 0);"
         "return copy.getImageData(0, 0, 10, 1).data.some(Boolean)"
     )

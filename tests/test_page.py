@@ -200,6 +200,10 @@ def test_the_preprocessing_has_the_constants_of_digits_py():
         assert float(value) == getattr(digits, name)
 
 
+def data_of(file):
+    return Parts(file.read_text()).text("script", "application/json")
+
+
 @pytest.fixture
 def no_mnist(monkeypatch):
     """The command reads made-up images instead of MNIST."""
@@ -215,15 +219,22 @@ def test_the_command_writes_one_file_and_shows_it(no_mnist, tmp_path, monkeypatc
     assert command.main([*files, "--out", str(out), "--open"]) == 0
     assert f"written: {out}" in capsys.readouterr().out
     assert shown == [out.as_uri()]
-    found = json.loads(Parts(out.read_text()).text("script", "application/json"))
+    found = json.loads(data_of(out))
     assert [run["placement"] for run in found["runs"]] == list(PLACEMENTS)
     assert [run["epoch"] for run in found["runs"]] == [1, 1, 2]
+
+
+def test_without_a_run_the_page_has_the_networks_of_the_package(no_mnist, tmp_path, monkeypatch):
+    shipped = [network(tmp_path, "none").path]
+    monkeypatch.setattr(command, "shipped", lambda: shipped)
+    out = tmp_path / "page.html"
+    assert command.main(["--out", str(out)]) == 0
+    assert [run["name"] for run in json.loads(data_of(out))["runs"]] == [shipped[0].stem]
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ([], "name at least one run"),
         (["absent"], "absent"),
         (["none-1.safetensors", "--out", "page.txt"], "--out must be a file that ends with .html"),
         (["none-1.safetensors", "--out", "a/p.html"], "--out must be in a directory that exists"),

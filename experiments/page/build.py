@@ -13,10 +13,12 @@ from markupsafe import Markup
 FOLDER = Path(__file__).parent
 # A page that is opened from a disk cannot import other files, so the modules become one script.
 # Each module comes after those that it imports.
+# fmt: off
 MODULES = (
-    "dom weights forward digits ink drawing maps share pictures answers explain cells layers epochs"
-    " mistakes main"
-).split()
+    "dom", "weights", "forward", "digits", "ink", "drawing", "maps", "share", "pictures", "answers",
+    "explain", "cells", "layers", "epochs", "mistakes", "main",
+)
+# fmt: on
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 

@@ -9,7 +9,7 @@ import { createMap, scaleOf } from "./maps.js";
  *  picture: the element with the canvases; [maps, height, width]: their cells, of which the first
  *  `size` hold numbers; explain: from the place of a number to elements, or null.
  *  Returns the panel of the explanation, and a function to call when the numbers have changed. */
-function explainCells(picture, [maps, height, width], size, explain) {
+export function explainCells(picture, [maps, height, width], size, explain) {
   const marker = element("span", { class: "marker", hidden: "" });
   const panel = element("div", { class: "panel card", "aria-live": "polite", hidden: "" });
   let at = null; // the cell that is explained
