@@ -85,9 +85,10 @@ function sideBySide(text, values, [channels, height, width]) {
     cells[row * columns + channel * (width + 1) + (n % width)] = value;
   });
   map.show(cells, scaleOf(values));
-  map.canvas.style.setProperty("--columns", columns);
   const picture = element("div", { class: "shaded" }, map.canvas);
-  return element("div", {}, element("span", { class: "small" }, text), picture);
+  const made = element("div", {}, element("span", { class: "small" }, text), picture);
+  made.style.setProperty("--columns", columns);
+  return made;
 }
 
 /** The kernels of conv1, and what each reacts to. */

@@ -28,7 +28,7 @@ export function explained(name, at, computed, network) {
 function pixel(name, at, { input }, { mean, std }) {
   const grey = Math.round(255 * (input.values[at] * std + mean));
   return {
-    lines: [`Grey level ${grey} of 255: (${grey} / 255 − ${short(mean)}) / ${short(std)}.`],
+    lines: [`Grey level ${grey} of 255: (${grey} / 255 ${plus(-mean)}) / ${short(std)}.`],
   };
 }
 
@@ -48,7 +48,7 @@ function pooled(source, name, at, layer, { tensors }) {
     weights,
     shape: [seen.length / 25, 5, 5],
     lines: [
-      `Sum of the products ${short(sum)}, bias ${short(bias)}: ${short(sum + bias)}.`,
+      `Sum of the products and bias: ${short(sum)} ${plus(bias)} = ${short(sum + bias)}.`,
       `It is the largest of 2×2 neighbours: ${sums}. ${rectified(sum + bias)}`,
     ],
   };
@@ -72,16 +72,15 @@ function normalised(source, number, name, at, layer, { tensors }) {
     shape: height === 1 ? flat(seen.length) : [channels, 3, 3],
     lines: [
       `${height === 1 ? tap : ""}Sum of the products ${short(sum)}.`,
-      `Batch normalisation: (${short(sum)} − ${short(mean)}) / √${short(variance)} × ` +
-        `${short(scale)} + ${short(bias)} = ${short(result)}. ` +
-        (number === "1" ? rectified(result) : ""),
+      `Batch normalisation: (${short(sum)} ${plus(-mean)}) / √${short(variance)} × ${short(scale)} ` +
+        `${plus(bias)} = ${short(result)}. ${number === "1" ? rectified(result) : ""}`,
     ],
   };
 }
 
 function added(name, at, layer) {
   const [a, b] = ["input", "branch"].map((part) => layer[`resnet_block/${part}`].values[at]);
-  return { lines: [`Input ${short(a)} + branch ${short(b)} = ${short(a + b)}. ${rectified(a + b)}`] };
+  return { lines: [`${short(a)} ${plus(b)} = ${short(a + b)}. ${rectified(a + b)}`] };
 }
 
 /** A dense layer; the block's input is what came before it. */
@@ -96,13 +95,14 @@ function weighted(name, at, layer, { tensors }, before) {
     weights,
     shape: isImage ? before.shape : flat(weights.length),
     lines: [
-      `Sum of the ${weights.length} products ${short(sum)}, bias ${short(bias)}: ` +
+      `Sum of the ${weights.length} products and bias: ${short(sum)} ${plus(bias)} = ` +
         `${short(sum + bias)}. ${name === "fc3" ? "" : rectified(sum + bias)}`,
     ],
   };
 }
 
 const flat = (size) => [1, Math.ceil(size / COLUMNS), Math.min(COLUMNS, size)];
+const plus = (value) => `${value < 0 ? "−" : "+"} ${short(Math.abs(value))}`;
 const rectified = (value) => (value < 0 ? "ReLU makes it 0." : "ReLU leaves it.");
 const kernel = (weight, n, count) =>
   weight.subarray((n * weight.length) / count, ((n + 1) * weight.length) / count);
