@@ -175,15 +175,15 @@ def measure(options: Options) -> None:
         )
 
 
-def draw(driver: Any) -> list[dict[str, float]]:
+def draw(driver: Any, moves: int = MOVES) -> list[dict[str, float]]:
     """Draws an 8 in one stroke; returns the times `answered` and `shown` of each move, in ms."""
     driver.execute_script(TO_EVERY_MOVE)
     box = driver.execute_script(
         "const { x, y, width } = document.getElementById('drawing').getBoundingClientRect();"
         "return [x, y, width]"
     )
-    for n in range(MOVES + 1):
-        angle = 2 * math.pi * n / MOVES
+    for n in range(moves + 1):
+        angle = 2 * math.pi * n / moves
         x = box[0] + box[2] * (0.5 + 0.2 * math.sin(2 * angle))
         y = box[1] + box[2] * (0.5 - 0.35 * math.cos(angle))
         kind = "mousePressed" if n == 0 else "mouseMoved"

@@ -166,20 +166,26 @@ def test_logits_are_those_of_jax(run, page, runs):
 
 def test_preprocessing_is_that_of_digits_py(page):
     rng = np.random.default_rng(0)
-    for _ in range(100):
-        strokes = []
-        for _ in range(rng.integers(1, 4)):
-            # Not so long that it fills a third of the picture: digits.py would see a shadow.
-            walk = rng.normal(0, 12, (rng.integers(1, 25), 2)).cumsum(0)
-            strokes.append((rng.uniform(20, 260, 2) + walk).tolist())
-        ink, image = page.execute_script(
-            "const ink = mnistJax.ink(arguments[0]);"
-            "return [btoa(Array.from(ink, (grey) => String.fromCharCode(grey)).join('')),"
-            " Array.from(mnistJax.toMnist(ink) ?? [])]",
-            strokes,
-        )
+    # Not so long that ink fills a third of the picture: digits.py would see a shadow.
+    drawings = [
+        [
+            (
+                rng.uniform(20, 260, 2) + rng.normal(0, 12, (rng.integers(1, 25), 2)).cumsum(0)
+            ).tolist()
+            for _ in range(rng.integers(1, 4))
+        ]
+        for _ in range(60)
+    ]
+    found = page.execute_script(
+        "return arguments[0].map((strokes) => {"
+        " const ink = mnistJax.ink(strokes);"
+        " return [btoa(Array.from(ink, (grey) => String.fromCharCode(grey)).join('')),"
+        "  Array.from(mnistJax.toMnist(ink))] })",
+        drawings,
+    )
+    for ink, image in found:
         ink = np.frombuffer(base64.b64decode(ink), np.uint8).reshape(140, 140)
-        difference = np.array(image).reshape(28, 28) - to_mnist(ink)[..., 0].astype(int)
+        difference = np.array(image) - to_mnist(ink).reshape(-1).astype(int)
         assert np.abs(difference).max() <= 2
 
 
@@ -561,8 +567,8 @@ def test_without_javascript_one_line_says_so(driver, page_file):
 
 
 def test_the_benchmark_times_every_move(page):
-    times = page_latency.draw(page)
-    assert 0.9 * page_latency.MOVES < len(times) <= page_latency.MOVES
+    times = page_latency.draw(page, 30)
+    assert 25 < len(times) <= 30
     assert all(0 < entry["answered"] < entry["shown"] for entry in times)
 
 

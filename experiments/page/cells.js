@@ -34,9 +34,11 @@ export function explainCells(picture, [maps, height, width], size, explain) {
       height: `${down}px`,
       width: `${right}px`,
     });
-    // Below the maps, or above them where there is no room below.
+    // Below the maps, or above them where there is room only there.
     panel.classList.remove("above");
-    panel.classList.toggle("above", panel.getBoundingClientRect().bottom > innerHeight);
+    const { bottom, height: needed } = panel.getBoundingClientRect();
+    const room = panel.parentElement.getBoundingClientRect().top - needed;
+    panel.classList.toggle("above", bottom > innerHeight && room > 0);
   }
 
   picture.addEventListener("pointermove", (event) => {
