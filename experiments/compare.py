@@ -146,8 +146,9 @@ def train(options: Train) -> None:
         console.print(terminal.devices_line(jax.devices()))
         shown(session, console)
     if options.plan is not None or options.shard is not None:
-        when = "every share and part" if options.shard else "every part"
-        console.print(f"when {when} is trained: python -m experiments.compare report {out}")
+        what, more = ("share", " OTHERS --out NEW") if options.shard else ("part", "")
+        again = f"python -m experiments.compare report {out}{more}"
+        console.print(f"when every other {what} is trained: {again}")
     else:
         make_report(Report(out))
 
@@ -158,16 +159,20 @@ def make_report(options: Report) -> None:
         raise UsageError("--out must be given where several studies are joined")
     studies, out = (options.study, *options.others), options.out or options.study
     given = report.read_timing(options.timing) if options.timing else None
-    study = _finished(studies)
+    study, console = _finished(studies), terminal.console()
+    console.print(f"making tables and figures of {len(study.runs):,} runs")
     with files.opened(out):
-        made = report.write(study, out, given or report.timing_of(studies))
+        notes = report.write(study, out, given or report.timing_of(studies))
         if given:  # last, when everything above has worked with it
             store.write_json(out / files.TIMING, given)
-    console = terminal.console()
-    for note in made.notes:
-        console.print(note)
-    console.print(made.rank)
-    console.print(f"written: {out}/tables, summary.json, figures")
+    terminal.print_table(console, report.last_epochs(study))
+    console.print(
+        f"written: {out}/tables, summary.json, figures; claims.md has the report's claims"
+    )
+    if notes:
+        console.print(
+            f"what these runs leave open, in {len(notes)} sentences: {out}/tables/notes.md"
+        )
 
 
 def export(options: Export) -> None:

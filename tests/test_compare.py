@@ -68,11 +68,18 @@ def test_a_training_says_what_it_does_and_trains_only_what_is_missing(whole, pri
     starts = [place for place, line in enumerate(lines) if line.startswith("to train: ")]
     for start, seeds in zip(starts, ("0 to 2", "3 to 5"), strict=True):
         group, accuracy = f"report/none, seeds {seeds}", r"test accuracy \d+\.\d\d %"
-        assert re.fullmatch(r"to train: 3 runs, 6 epochs together, roughly \d+ s", lines[start])
+        assert re.fullmatch(
+            r"to train: 3 runs of 1 network, 6 epochs .*, roughly \d+ s", lines[start]
+        )
         said = [line for line in lines[start + 1 :] if "still training" not in line]
         assert re.fullmatch(f"{group}: epoch 1 of 2, {accuracy}", said[0])
         assert re.fullmatch(f"{group}: epoch 2 of 2, {accuracy}", said[1])
         assert said[2] == f"{group}: finished and written"
+    assert lines[-2].startswith(f"written: {whole}/tables, summary.json, figures")
+    assert re.fullmatch(f"what these runs leave open.*: {whole}/tables/notes.md", lines[-1])
+    (row,) = [line.split() for line in lines[starts[1] :] if line.startswith("  report/none")]
+    last = files.read([whole]).table.query("epoch == 2")["test_accuracy_percent"]
+    assert row[1:6] == ["6", "2", f"{last.mean():.2f}", "±", f"{last.std():.2f}"]
     assert sorted(run.seed for run in files.read([whole]).runs) == [*range(6)]
 
 
@@ -128,7 +135,7 @@ def test_a_signal_keeps_finished_groups(whole, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == line
     assert sorted(run.seed for run in files.read([tmp_path]).runs) == [0, 1, 2]
     assert command(*words) == 0
-    assert "to train: 3 runs, 6 epochs" in capsys.readouterr().out
+    assert "to train: 3 runs of 1 network, 6 epochs" in capsys.readouterr().out
     assert files.read([tmp_path]).table.equals(files.read([whole]).table)
 
 

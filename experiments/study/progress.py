@@ -50,7 +50,8 @@ def _ahead(session: Session, epochs: int) -> str:
     networks = len({group.recipe for group in session.groups})
     seconds = networks * COMPILE_SECONDS + epochs * EPOCH_SECONDS / len(devices)
     expected = f", roughly {_duration(seconds)}" if devices[0].platform == "cpu" else ""
-    return f"{count:,} runs, {epochs:,} epochs together{expected}"
+    runs = f"{count:,} runs of {networks} network{'s' if networks > 1 else ''}"
+    return f"{runs}, {epochs:,} epochs together{expected}"
 
 
 def _duration(seconds: float) -> str:

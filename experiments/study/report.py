@@ -3,32 +3,34 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.groundwork.variants import PLAN
-from experiments.study.files import TIMING, Study
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from experiments.groundwork.published import HISTORY
+from experiments.groundwork.variants import PLAN, REPORT, VARIANTS
+from experiments.study.files import KEYS, TIMING, Study
 from experiments.study.runs import Run
 from mnist_jax import store
 from mnist_jax.model import PLACEMENTS, Placement
 from mnist_jax.store import StoreError
 
 TABLES, SUMMARY, FIGURES = "tables", "summary.json", "figures"
+MOST_SHOWN = 12  # networks in the table that is printed
 
 
-class Report(NamedTuple):
-    """What a command prints of a report."""
-
-    rank: str  # how well the report's numbers are reproduced
-    notes: Sequence[str]  # sentences about what is missing and therefore left out of the tables
-
-
-def write(study: Study, directory: Path, timing: dict[str, Any] | None) -> Report:
+def write(study: Study, directory: Path, timing: dict[str, Any] | None) -> Sequence[str]:
     """Makes tables, summary and figures.
 
     Args:
       study: what `files.read` returned.
       directory: where tables, summary and figures go.
       timing: what `read_timing` returned, for claim 2.
+
+    Returns:
+      Sentences about what is missing and therefore left out of the tables.
 
     Raises:
       StoreError: a file cannot be written.
@@ -51,7 +53,40 @@ def write(study: Study, directory: Path, timing: dict[str, Any] | None) -> Repor
     summary = json.dumps(analysis.summary(tables), indent=1, allow_nan=False)
     store.write_whole(directory / SUMMARY, f"{summary}\n".encode())
     draw(study.table, tables, directory / FIGURES)
-    return Report(markdown["rank"], tables.notes)
+    return tables.notes
+
+
+def last_epochs(study: Study) -> Table:
+    """A table of the networks' test accuracies after their last epoch, to be printed."""
+    title = "Test accuracy after the last epoch, %, with running and with batch statistics"
+    table = Table("network", title=title, box=box.SIMPLE_HEAD)
+    for name in ("runs", "epochs", "running", "batch", "the report"):
+        table.add_column(name, justify="right")
+    kinds = study.table.groupby(KEYS[:2])
+    order = [(variant, place) for variant in VARIANTS for place in PLACEMENTS]
+    shown = [kind for kind in order if kind in kinds.groups]
+    for variant, placement in shown[:MOST_SHOWN]:
+        rows = kinds.get_group((variant, placement))
+        epochs = rows["epoch"].max()
+        last = rows[rows["epoch"] == epochs]
+        published = HISTORY.get(placement, ()) if VARIANTS[variant] == REPORT else ()
+        table.add_row(
+            f"{variant}/{placement}",
+            f"{len(last):,}",
+            str(epochs),
+            _spread(last["test_accuracy_percent"]),
+            _spread(last["batch_test_accuracy_percent"]) if placement != "none" else "the same",
+            *(f"{one.test_accuracy_percent:.2f}" for one in published if one.epoch == epochs),
+        )
+    if len(shown) > MOST_SHOWN:
+        table.add_row(f"and {len(shown) - MOST_SHOWN} others")
+    return table
+
+
+def _spread(percent: pd.Series) -> str:
+    """Mean and standard deviation."""
+    spread = f" \N{PLUS-MINUS SIGN} {percent.std():.2f}" if len(percent) > 1 else ""
+    return f"{percent.mean():.2f}{spread}"
 
 
 def best_rates(study: Study) -> dict[Placement, float]:
