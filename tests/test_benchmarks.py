@@ -163,7 +163,7 @@ def printed_by(module, capsys, *words: str) -> list[dict]:
 
 
 VARIANTS = [
-    pytest.param(torch_program, ["--variant", variant], marks=pytest.mark.torch)
+    pytest.param(torch_program, ["--variant", variant, "--threads", "1"], marks=pytest.mark.torch)
     for variant in ("eager", "channels_last", "dataloader")
 ]
 
