@@ -59,7 +59,7 @@ def without_words(rows: Any) -> Any:
 
 
 def said_of_images() -> Iterator[analysis.Answers]:
-    """`answers.npz.xz`, as `experiments.study.results` describes it."""
+    """`answers.npz.xz`, as `experiments.study.files` describes it."""
     content = lzma.decompress((RESULTS / "answers.npz.xz").read_bytes())
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         for name in (name.removesuffix("/seeds") for name in arrays if name.endswith("/seeds")):
