@@ -1,10 +1,9 @@
 """This program and PyTorch compute the same numbers, forward, backward and over an epoch."""
 
 import copy
-import json
-import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small
 
-from benchmarks import program, torch_program
-from experiments.groundwork import files, settings
+from experiments.groundwork import recipe
+from experiments.groundwork.recipe import Recipe
 from experiments.parity import __main__ as parity
 from experiments.parity import traces
-from mnist_jax import metrics, torch_weights, train
-from mnist_jax.data import PIXELS, Split
+from mnist_jax import data, store, torch_weights, train
+from mnist_jax.data import PIXELS, Dataset, Split
 from mnist_jax.model import PLACEMENTS, LeNet
 from mnist_jax.programs import uncompiled
 
@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 
 import safetensors.torch  # noqa: E402
 
-from experiments import torch_report  # noqa: E402
+from experiments.parity import torch_report  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -89,26 +89,20 @@ def test_names_shapes_and_order_are_those_of_pytorch(placement):
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_pytorch_loads_our_file(placement, tmp_path):
-    _, variables = networks(placement, torch.float32)
-    path = tmp_path / "weights.safetensors"
-    torch_weights.save(path, variables, pixels=HALF, epochs=1, num_batches_tracked=938)
+def test_each_loads_the_others_file(placement, tmp_path):
+    theirs, variables = networks(placement, torch.float32)
+    torch_weights.save(tmp_path / "ours", variables, pixels=HALF, epochs=1, num_batches_tracked=938)
     model = torch_report.LeNet(placement)
-    model.load_state_dict(safetensors.torch.load_file(path))
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / "ours"))
     for name, array in torch_weights.to_torch(variables, 938).items():
         np.testing.assert_array_equal(model.state_dict()[name].numpy(), array, strict=True)
-
-
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_we_load_the_file_of_pytorch(placement, tmp_path):
-    model, variables = networks(placement, torch.float32)
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "theirs.safetensors")
-    loaded = torch_weights.load(tmp_path / "theirs.safetensors")
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "theirs")
+    loaded = torch_weights.load(tmp_path / "theirs")
     assert loaded.placement == placement
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
 
 
-@pytest.mark.parametrize("batch_size", [64, 32, 2, 1])
+@pytest.mark.parametrize("batch_size", [64, 1])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_step_is_pytorchs(placement, batch_size):
     """Logits in both modes, loss, gradients, running statistics and weights after one step."""
@@ -236,51 +230,54 @@ def test_evaluation_is_pytorchs_in_three_ways(placement):
         assert torch.equal(tensor, before[name]), name
 
 
-def test_a_cycle_with_nesterovs_momentum_is_pytorchs():
+def test_a_cycle_with_nesterovs_momentum_is_pytorchs(monkeypatch):
     """A schedule has no meaning in the report; benchmarks compare it."""
-    placement, size, batch_size, epochs = "none", 96, 16, 2
-    steps = epochs * size // batch_size
+    size, batch_size, epochs = 96, 16, 2
+    monkeypatch.setattr(data, "TRAIN_SIZE", size)
+    cycle = Recipe("none", epochs, batch_size, nesterov=True, schedule="one_cycle")
+    cycle = replace(cycle, peak_learning_rate=0.1)
     split = made_up(size)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        model, variables = networks(placement, torch.float64)
-        tx = settings.sgd(0.1, MOMENTUM, nesterov=True, one_cycle_steps=steps)
+    with jax.enable_x64(True):
+        model, variables = networks("none", torch.float64)
+        tx = recipe.optimiser(cycle)
         state = train.start_from(variables, tx)
-        programs = uncompiled(LeNet(placement, HALF, jnp.float64), tx, batch_size=batch_size)
+        programs = uncompiled(LeNet("none", HALF, jnp.float64), tx, batch_size=batch_size)
         train_epoch = jax.jit(programs.train_epoch)
         for _ in range(epochs):
             state, sums = train_epoch(state, split, jnp.arange(size))
         ours = torch_weights.to_torch(train.variables_of(state))
-        rates = torch_program.every_rate(0.1, steps)
 
+    # PyTorch's own OneCycleLR reaches the peak one step earlier.
+    rate = optax.cosine_onecycle_schedule(epochs * size // batch_size, 0.1)
+    with jax.numpy_dtype_promotion("standard"):
+        rates = [float(rate(step)) for step in range(epochs * size // batch_size + 1)]
     optimizer = torch_report.make_optimizer(model, 1.0, MOMENTUM, nesterov=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates.__getitem__)
     for _ in range(epochs):
         batches = in_batches(split, batch_size, torch.float64)
         expected = torch_report.train_epoch(model, optimizer, batches, scheduler)
-    np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-7)
-    for name, tensor in model.state_dict().items():  # the rates are rounded to float32
-        np.testing.assert_allclose(ours[name], tensor.numpy(), rtol=0, atol=1e-7, err_msg=name)
+    np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-6)
+    for name, tensor in model.state_dict().items():  # our rates are rounded to float32
+        np.testing.assert_allclose(ours[name], tensor.numpy(), rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.fixture
 def small_data(monkeypatch):
     """60 batches and half a batch, in place of MNIST."""
-    splits = made_up(60 * 64 + 32), made_up(500, seed=1)
-    monkeypatch.setattr(parity, "load_mnist", lambda data_dir, mirror: splits)
-    monkeypatch.setattr(program, "load_mnist", lambda data_dir, mirror: splits)
+    with small.in_place_of_mnist(Dataset(made_up(60 * 64 + 32), made_up(500, seed=1), {})):
+        yield
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(traces, "REPORTED_STEPS", (1,))  # each one compiles a piece of the epoch
     file = tmp_path / "parity.json"
-    arguments = ["--placement", placement, "--float64", "--threads", "1", "--json", str(file)]
-    assert parity.main([*arguments, "--learning-rate", str(LEARNING_RATE)]) == 0
-    result = files.read_json(file)
+    words = ["--placement", placement, "--float64", "--threads", "1", "--json", str(file)]
+    assert parity.main([*words, "--learning-rate", str(LEARNING_RATE)]) == 0
+    result = store.read_json(file)
     rows = {(row["stage"], row["name"]): row["ours"]["absolute"] for row in result["rows"]}
-    assert max(rows.values()) <= parity.TOLERANCE
-    stages = [stage for stage in dict.fromkeys(stage for stage, _ in rows)]
-    assert stages == [
+    assert max(rows.values()) <= parity.TOLERANCE == 1e-9
+    assert [stage for stage in dict.fromkeys(stage for stage, _ in rows)] == [
         "activations, training",
         "activations, evaluation",
         traces.GRADIENTS,
@@ -292,8 +289,6 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
         assert ("after step 61", name) in rows
     for how in ("", ", batch statistics", ", recalibrated"):
         assert (traces.EVALUATION, f"test loss{how}") in rows
-    accuracies = result["test_accuracy_percent"]
-    assert accuracies["here"] == accuracies["PyTorch"]
     assert "after step 61" in capsys.readouterr().out
 
 
@@ -302,7 +297,7 @@ def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatc
     [(1e-10, True, 0), (1e-8, True, 1), (np.nan, True, 1), (1e-8, False, 0)],
 )
 def test_the_exit_status_says_whether_they_agree(
-    apart, float64, status, small_data, monkeypatch, tmp_path, capsys
+    apart, float64, status, small_data, monkeypatch, capsys
 ):
     def trace(value):
         arrays = {"test accuracy": np.asarray(50.0), "fc1.bias": np.array([1.0, value])}
@@ -310,97 +305,24 @@ def test_the_exit_status_says_whether_they_agree(
 
     monkeypatch.setattr(parity, "trace_ours", trace(2 + apart))
     monkeypatch.setattr(parity, "trace_torch", trace(2.0))
-    file = tmp_path / "x.json"
-    assert parity.main([*["--float64"] * float64, "--json", str(file)]) == status
-    assert files.read_json(file)["rows"]
+    assert parity.main(["--float64"] * float64) == status
     printed = capsys.readouterr().err
     assert printed == ("error: the programs differ by more than 1e-09\n" if status else "")
 
 
-def test_parity_names_the_extra_that_is_missing(monkeypatch, capsys):
+def test_what_cannot_be_is_refused_before_it_trains(monkeypatch, capsys):
+    monkeypatch.setattr(data, "load_mnist", None)
+    assert parity.main(["--batch-size", "9"]) == 2  # a last batch of one test image
+    assert "--batch-size must be" in capsys.readouterr().err
     monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
     assert parity.main([]) == 2
     assert "pip install -e '.[torch]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--json {tmp}/none/parity.json",
-        "--json {tmp}",
-        "--batch-size 0",
-        "--batch-size 60001",
-        "--batch-size 1",
-        "--batch-size 9",  # a last batch of one test image
-        "--learning-rate -1",
-        "--momentum 1",
-        "--seed -1",
-        "--seed 4294967296",
-        "--threads 0",
-        "--other-threads 0",
-        "--threads 257",
-        "--placement nowhere",
-    ],
-)
-def test_parity_refuses_in_one_line_before_it_trains(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(parity, "load_mnist", None)
-    words = words.format(tmp=tmp_path).split()
-    assert parity.main(words) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and words[0].strip("-") in line
-
-
-def test_an_interrupt_is_one_line(small_data, monkeypatch, capsys):
-    monkeypatch.setattr(parity, "trace_ours", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert parity.main([]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-
-
-def test_the_help_of_parity_needs_no_pytorch_and_is_80_columns_wide(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as end:
-        parity.main(["--help"])
-    assert end.value.code == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
-
-
 def test_the_library_and_parity_do_not_import_torch():
-    code = (
-        "import sys, experiments.parity, mnist_jax.torch_weights; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, experiments.parity.__main__, mnist_jax.torch_weights"
+    code += "; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-@pytest.mark.parametrize("variant", ["eager", "channels_last", "dataloader"])
-def test_the_peer_trains_and_times(variant, small_data, capsys):
-    words = ["--variant", variant, "--epochs", "2", "--batch-size", "500", "--threads", "1"]
-    words += ["--seeds", "2", "--statistics", "recalibrated", "--json", "-"]
-    assert torch_program.main(words) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    result = json.loads(line)
-    assert [run["seed"] for run in result["runs"]] == [0, 1]
-    losses = [row["train_loss"] for run in result["runs"] for row in run["epochs"]]
-    assert len(set(losses)) == 4 and max(losses) < 2.4
-    assert all(row["seconds"] > 0 for run in result["runs"] for row in run["epochs"])
-    assert result["compile_seconds"] is None and result["matrix_product_gflops"] > 0
-    assert result["conditions"]["versions"] == {"torch": torch.__version__}
-
-
-def test_the_peer_learns_what_a_loop_of_its_parts_learns(small_data, capsys):
-    """The first epoch of seed 3, once more by hand."""
-    words = ["--placement", "before_fc1", "--epochs", "1", "--seed", "3", "--json", "-"]
-    assert torch_program.main([*words, "--batch-size", "64", "--threads", "1"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["runs"][0]["epochs"]
-    train_split, test_split = program.load_mnist(None, None)
-    model = torch_report.build("before_fc1", 3)
-    optimizer = torch_report.make_optimizer(model, 0.001, 0.9)
-    images, labels = torch_report.in_memory(train_split, HALF)
-    batches = torch_report.in_order(images, labels, torch.randperm(len(labels)), 64)
-    sums = torch_report.train_epoch(model, optimizer, batches)
-    tested = torch_report.evaluate(model, in_batches(test_split, 500, torch.float32))
-    assert (row["train_loss"], row["test_loss"]) == (sums.mean_loss, tested.mean_loss)
-    assert row["test_accuracy_percent"] == tested.accuracy_percent
 
 
 def test_one_image_at_a_time_gives_the_same_images():
@@ -412,9 +334,3 @@ def test_one_image_at_a_time_gives_the_same_images():
         image, label = one_by_one[index]
         assert torch.equal(image, images[index])
         assert label == split.labels[index]
-
-
-def test_sums_are_those_of_ours():
-    sums = torch_report.Sums(3.0, 7, 8)
-    ours = metrics.Metrics(jnp.float32(3), jnp.int32(7), jnp.int32(8))
-    assert (sums.mean_loss, sums.accuracy_percent) == (ours.mean_loss, ours.accuracy_percent)
