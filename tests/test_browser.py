@@ -1,16 +1,32 @@
-"""The page in a browser, used with a pointer and the keyboard, with made-up networks."""
+"""The page in a browser: what it computes, and what can be done with it."""
+
+# ruff: noqa: E402, F401, F811  (pytest finds fixtures by their names)
 
 import base64
-import contextlib
 import copy
-import json
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import networks, split
+from in_browser import (
+    BAR,
+    MARKS,
+    SEVEN,
+    answers,
+    css,
+    draw,
+    driver,
+    expected,
+    frame,
+    gathered,
+    look_into,
+    open_file,
+    page,
+    page_file,
+    runs,
+    seen,
+)
+from made_up import split
 from PIL import Image
 
 from benchmarks import page_latency
@@ -21,133 +37,12 @@ from mnist_jax.digits import to_mnist
 from mnist_jax.model import PLACEMENTS
 
 selenium = pytest.importorskip("selenium", reason="needs Selenium: pip install -e '.[web]'")
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.actions.action_builder import ActionBuilder  # noqa: E402
-from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        page_latency.browser() is None, reason="needs Chromium and its driver: chromium-driver"
-    ),
-]
-
-BLANK = "\u2013"  # in place of a digit
+pytestmark = MARKS
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-SEVEN = [(80, 60), (200, 60), (125, 235)]
-BAR = [(60, 140), (220, 140)]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return networks(tmp_path_factory.mktemp("networks"))
-
-
-@pytest.fixture(scope="module")
-def gathered(runs):
-    return contents.gather(runs, split())
-
-
-@pytest.fixture(scope="module")
-def page_file(gathered, tmp_path_factory):
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(build.render(gathered))
-    return file
-
-
-@pytest.fixture(scope="module")
-def driver():
-    with page_latency.chromium() as driver:
-        yield driver
-
-
-@pytest.fixture
-def page(driver, page_file):
-    """The page, freshly opened; at the end no message is in the console and no request was made."""
-    open_file(driver, page_file)
-    yield driver
-    assert driver.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    sent = [it["params"] for it in messages if it["method"] == "Network.requestWillBeSent"]
-    assert {it["request"]["url"] for it in sent} - {"data:,"} <= {page_file.as_uri()}
-
-
-def open_file(driver, file):
-    for log in ("browser", "performance"):
-        driver.get_log(log)
-    page_latency.open_page(driver, file)
-
-
-@contextlib.contextmanager
-def emulated(driver, width=1280, height=800, **media):
-    """A window of another size, or another medium; `colour_scheme="dark"` and the like."""
-    features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    frame(driver)
-    yield
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def css(driver, selector):
-    return driver.find_element(By.CSS_SELECTOR, selector)
-
-
-def frame(driver):
-    """Waits until what was asked for is computed, which is done once a frame."""
-    driver.execute_async_script(
-        "requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))"
-    )
-
-
-def draw(driver, *strokes, kind="mouse"):
-    """Draws with real pointer events; points are places in the drawing area."""
-    board = css(driver, "#drawing")
-    size = board.rect["width"]
-    pointer = PointerInput(kind, f"the {kind}")
-    actions = ActionBuilder(driver, mouse=pointer, duration=5)
-    for points in strokes:
-        for n, (x, y) in enumerate(points):
-            offset = (round((place / 280 - 0.5) * size) for place in (x, y))
-            actions.pointer_action.move_to(board, *offset)
-            if n == 0:
-                actions.pointer_action.pointer_down()
-        actions.pointer_action.pointer_up()
-    actions.perform()
-    frame(driver)
-
-
-def answers(driver):
-    """Digit and probability on each card."""
-    frame(driver)
-    return [
-        tuple(card.find_element(By.CLASS_NAME, name).text for name in ("digit", "probability"))
-        for card in driver.find_elements(By.CSS_SELECTOR, ".answer:has(.digit)")
-    ]
-
-
-def seen(driver):
-    """What the networks see, [28, 28]; zeros if the drawing is blank."""
-    frame(driver)
-    grey = driver.execute_script("return mnistJax.seen()") or [0] * 784
-    return np.array(grey, np.uint8).reshape(28, 28)
-
-
-def look_into(driver, placement):
-    css(driver, f".picker label[data-placement={placement}]").click()
-    frame(driver)
-
-
-def expected(model, variables, image):
-    """The answer of a network to grey levels [28, 28], as a card prints it."""
-    logits = np.asarray(train.predict(variables, image[None, ..., None], model=model))[0]
-    powers = np.exp(logits - logits.max())
-    return str(logits.argmax()), f"{100 * powers.max() / powers.sum():.1f} %"
 
 
 @pytest.mark.parametrize("run", range(3), ids=PLACEMENTS)
@@ -347,44 +242,6 @@ def test_the_address_keeps_the_drawing(page, page_file):
     np.testing.assert_array_equal(seen(page), image)
 
 
-def pointer(driver, *events):
-    """Sends pointer events that a driver cannot make: (type, changes)."""
-    driver.execute_script(
-        "const board = document.getElementById('drawing');"
-        "board.setPointerCapture = () => {};"
-        "const { left, top } = board.getBoundingClientRect();"
-        "for (const [type, { x, y, ...others }] of arguments[0])"
-        " board.dispatchEvent(new PointerEvent(type, { bubbles: true, pointerId: 1, buttons: 1,"
-        " clientX: left + x, clientY: top + y, ...others }))",
-        events,
-    )
-
-
-def test_what_is_no_stroke_leaves_no_ink(page):
-    css(page, "#clear").click()
-    palm = {"pointerId": 2, "pointerType": "touch", "x": 30, "y": 30}
-    pen = {"pointerId": 3, "pointerType": "pen", "x": 140, "y": 40}
-    move = {**pen, "y": 240}
-    pointer(page, ("pointerdown", palm), ("pointercancel", palm))
-    assert not seen(page).any()
-    pointer(page, ("pointerdown", palm), ("pointerdown", pen), ("pointermove", move))
-    upright = seen(page)
-    assert np.ptp(np.nonzero(upright)[1]) <= 4
-    pointer(
-        page, ("pointermove", {**move, "x": 30, "buttons": 0}), ("pointermove", {**move, "x": 9})
-    )
-    np.testing.assert_array_equal(seen(page), upright)  # the release was lost
-
-
-def test_what_is_selected_can_be_drawn_on(page):
-    ActionChains(page).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
-    draw(page, SEVEN)
-    selected = seen(page)
-    css(page, "#clear").click()
-    draw(page, SEVEN)
-    np.testing.assert_array_equal(selected, seen(page))
-
-
 @pytest.mark.parametrize("way", ["choose", "paste", "drop"])
 def test_a_picture_is_read(way, page, tmp_path):
     draw(page, SEVEN)
@@ -448,122 +305,6 @@ def test_a_cell_is_explained_by_what_it_is_made_of(page):
                 placement == "after_fc1"
                 and re.search("branch", panel.partition(",")[0]) is not None
             )
-
-
-def test_layers_that_are_not_in_sight_are_not_painted(page):
-    painted = (
-        "const canvas = document.createElement('canvas');"
-        "const copy = canvas.getContext('2d', { willReadFrequently: true });"
-        "copy.drawImage(document.querySelector('[data-layer=fc3] canvas'), 0, 0);"
-        "return copy.getImageData(0, 0, 10, 1).data.some(Boolean)"
-    )
-    draw(page, SEVEN)
-    assert not page.execute_script(painted)
-    page.execute_script("document.querySelector('[data-layer=fc3]').scrollIntoView()")
-    frame(page)
-    assert page.execute_script(painted)
-
-
-SIZES = [(320, 568), (360, 640), (390, 844), (768, 1024), (1024, 768), (1280, 800), (1920, 1080)]
-
-
-@pytest.mark.parametrize(("width", "height"), [*SIZES, (844, 390), (640, 400)])
-def test_nothing_is_cut_and_the_answers_are_seen_while_drawing(width, height, page):
-    with emulated(page, width, height):
-        draw(page, SEVEN)
-        wide, bottom, board = page.execute_script(
-            "const lowest = (all) => Math.max(..."
-            "[...document.querySelectorAll(all)].map((it) => it.getBoundingClientRect().bottom));"
-            "return [Math.max(document.documentElement.scrollWidth,"
-            " ...[...document.querySelectorAll('main *:not(.unseen, .unseen *)')]"
-            " .map((it) => it.getBoundingClientRect().right)), lowest('.bars'), lowest('.board')]"
-        )
-    assert wide <= width
-    assert max(bottom, board) <= height
-
-
-def test_on_a_phone_there_is_a_way_back_to_the_mistake(page):
-    with emulated(page, 390, 844):
-        button = css(page, ".gallery button")
-        page.execute_script("arguments[0].scrollIntoView(); arguments[0].click()", button)
-        frame(page)
-        assert page.execute_script("return scrollY") < 400
-        css(page, "#back").click()
-        assert page.switch_to.active_element == button
-        assert not css(page, "#back").is_displayed()
-
-
-def test_print_is_black_on_white_without_controls(page):
-    with emulated(page, prefers_color_scheme="dark"):
-        dark = brightness(page)
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-        assert not css(page, "#undo").is_displayed()
-        assert css(page, ".bars").is_displayed()
-        assert (
-            page.execute_script("return getComputedStyle(document.body).color") == "rgb(28, 27, 26)"
-        )
-        filters = "return getComputedStyle(document.getElementById('drawing')).filter"
-        assert page.execute_script(filters) == "none"
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    assert dark < 150 < 600 < brightness(page)
-
-
-def brightness(page):
-    colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
-    return sum(map(int, re.findall(r"\d+", colour)))
-
-
-def test_forced_colours_show_bars_and_the_chosen_network(page):
-    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-    with emulated(page, forced_colors="active"):
-        bar, track = (
-            page.execute_script(style, it, "backgroundColor") for it in (".bar", ".track")
-        )
-        chosen = page.execute_script(style, ".picker label:has(:checked)", "outlineStyle")
-    assert bar != track
-    assert chosen == "solid"
-
-
-@pytest.mark.parametrize(
-    "media",
-    [{}, {"prefers_color_scheme": "dark"}, {"forced_colors": "active"}, {"width": 390}],
-    ids=["light", "dark", "forced", "phone"],
-)
-@pytest.mark.skipif("AXE" not in os.environ, reason="needs AXE, the path of axe-core's axe.min.js")
-def test_axe_finds_nothing(media, page):
-    look_into(page, "after_fc1")
-    with emulated(page, **media):
-        axe = Path(os.environ["AXE"]).read_text()
-        page.execute_cdp_cmd("Runtime.evaluate", {"expression": axe})
-        found = page.execute_async_script(
-            "axe.run({ rules: { 'target-size': { enabled: true } } })"
-            ".then(({ violations }) => arguments[0](violations.map("
-            "({ id, nodes }) => [id, ...nodes.map(({ target }) => target.join(' '))])))"
-        )
-    assert found == []
-
-
-def test_names_end_and_have_no_more_digits_than_one_can_hear(page):
-    css(page, "#row button").click()
-    tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    texts = [
-        node.get(key, {}).get("value") or "" for node in tree for key in ("name", "description")
-    ]
-    assert not [text for text in texts if re.search(r"\d\.\d{5}", str(text))]
-    assert any("the arrow keys move the pen" in str(text) for text in texts)
-
-
-def test_opening_moves_nothing(page):
-    assert page_latency.layout_shift(page) < 0.05
-    assert not css(page, "#opening").is_displayed()
-
-
-def test_without_javascript_one_line_says_so(driver, page_file):
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    driver.get(page_file.as_uri())
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    assert "which is switched off" in css(driver, "noscript p").text
-    assert not css(driver, "#undo").is_displayed()
 
 
 def test_the_benchmark_times_every_move(page):
