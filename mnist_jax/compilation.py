@@ -9,7 +9,6 @@ there.
 import os
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ _COMMON: dict[str, str | bool] = {
 # For programs that run once: what counts is the time to compile, 0.5 s for the initial weights in
 # place of 0.7 s.
 _QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-_BY_RELEASE: dict[tuple[int, int], dict[str, str | bool]] = {
+_BY_RELEASE: dict[tuple[int, ...], dict[str, str | bool]] = {
     (0, 10): {
         # The older emitters vectorise loops over slices; the newer ones compute an index for each
         # element: the maximum of four [6, 12, 12, 32] arrays takes 107 us with them and 7 without.
@@ -40,11 +39,6 @@ _BY_RELEASE: dict[tuple[int, int], dict[str, str | bool]] = {
 }
 
 
-def known_release() -> bool:
-    """Whether the options were tried on the installed jaxlib; if not, none are given."""
-    return _release() in _BY_RELEASE
-
-
 def options(platform: str | None = None, *, quickly: bool = False) -> dict[str, str | bool]:
     """The options for `jax.jit(..., compiler_options=...)`.
 
@@ -56,47 +50,20 @@ def options(platform: str | None = None, *, quickly: bool = False) -> dict[str, 
       The value of each option by its name. It is empty unless the platform is `cpu` and the options
       were tried on the installed jaxlib. Options that the user has set in `XLA_FLAGS` are left out.
     """
-    wanted, users = _wanted(platform), _users_options()
-    if wanted and quickly:
-        wanted |= _QUICKLY
+    release = tuple(map(int, version("jaxlib").split(".")[:2]))
+    if (platform or jax.default_backend()) != "cpu" or release not in _BY_RELEASE:
+        return {}
+    wanted = _COMMON | _BY_RELEASE[release] | (_QUICKLY if quickly else {})
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    users = {flag.partition("=")[0].removeprefix("--") for flag in flags}
     return {name: value for name, value in wanted.items() if name not in users}
 
 
-def overridden(platform: str | None = None) -> list[str]:
-    """The names of our options that the user has set in `XLA_FLAGS`, to whatever value.
-
-    Args:
-      platform: as in `options`.
-    """
-    return [name for name in _wanted(platform) if name in _users_options()]
-
-
 def jit(function: Callable[..., Any], *, quickly: bool = False, **settings: Any) -> Any:
-    """`jax.jit` with `options(quickly=...)`; its result cannot be called inside another jit."""
-    return jax.jit(function, compiler_options=options(quickly=quickly), **settings)
+    """`jax.jit` with `options(quickly=...)`; its result cannot be called inside another jit.
 
-
-def _release() -> tuple[int, int]:
-    major, minor = version("jaxlib").split(".")[:2]
-    return int(major), int(minor)
-
-
-def _wanted(platform: str | None) -> dict[str, str | bool]:
-    """All options that we would give if `XLA_FLAGS` were empty."""
-    if (platform or jax.default_backend()) != "cpu" or not known_release():
-        return {}
-    return _COMMON | _BY_RELEASE[_release()]
-
-
-def _users_options() -> set[str]:
-    """The names of the options in `XLA_FLAGS`.
-
-    If its value does not begin with a dash, it is the name of a file that holds the options.
+    The user's settings of JAX do not change what is computed: while the function is traced, those
+    that would change random numbers or the precision of products have JAX's own defaults.
     """
-    value = os.environ.get("XLA_FLAGS", "").strip()
-    if not value.startswith("-"):
-        try:
-            value = Path(value).read_text(errors="replace")
-        except OSError:  # XLA cannot read it either, and ends the process when it starts
-            value = ""
-    return {flag.partition("=")[0].removeprefix("--") for flag in value.split()}
+    pinned = jax.threefry_partitionable(True)(jax.default_matmul_precision(None)(function))
+    return jax.jit(pinned, compiler_options=options(quickly=quickly), **settings)

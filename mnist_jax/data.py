@@ -66,6 +66,34 @@ def normalise(
     return ((x / 255 - pixels.mean) / pixels.std).astype(dtype)
 
 
+def check(split: Split) -> None:
+    """Refuses a split with which nothing should be trained or tested.
+
+    Compiled programs see sizes but no values, and would take a label of -1 for 9. This function
+    looks at every label, so call it outside of them, once.
+
+    Raises:
+      ValueError: images and labels differ in number, there are none, or one of them is not what
+        `Split` says.
+    """
+    check_sizes(split)
+    labels = np.asarray(split.labels)
+    if labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"labels must be 0 to 9, not {labels.min()} to {labels.max()}")
+
+
+def check_sizes(split: Split) -> None:
+    """Refuses a split whose shapes or dtypes are not those of `Split`, with a ValueError."""
+    images, labels = split
+    size = images.shape[0] if images.ndim else 0
+    if images.shape != (size, 28, 28, 1) or images.dtype != np.uint8 or not size:
+        found = f"{list(images.shape)} {images.dtype}"
+        raise ValueError(f"images must be [N, 28, 28, 1] uint8, N at least 1, not {found}")
+    if labels.shape != (size,) or labels.dtype.kind not in "iu":
+        found = f"{list(labels.shape)} {labels.dtype}"
+        raise ValueError(f"labels of {size} images must be [{size}] integers, not {found}")
+
+
 def load_mnist(
     data_dir: str | os.PathLike[str] | None = None,
     mirror: str | os.PathLike[str] | None = None,

@@ -8,6 +8,9 @@ XLA:CPU has no fast convolution inside a loop (jax issue 12868), so the fast for
 They are `jax.custom_vjp` functions made of gathers, products and elementwise operations, and
 tests/test_kernels.py compares their values and gradients with the reference forms.
 
+`jax.grad`, `jax.vjp` and gradients of gradients work through the fast forms; forward mode, as in
+`jax.jvp`, raises a TypeError there and works through the reference forms alone.
+
 `optimization_barrier` marks the arrays that must exist in memory. XLA would otherwise recompute
 them in each consumer, or merge an axis on the way, which ends vectorisation.
 """

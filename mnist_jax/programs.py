@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mnist_jax import compilation, train
+from mnist_jax import compilation, data, train
 from mnist_jax.data import Split
 from mnist_jax.metrics import Metrics
 from mnist_jax.train import TEST_BATCH_SIZE, Evaluation, TrainState, Variables
@@ -70,14 +70,7 @@ def uncompiled(
     batch_size: int = 64,
     test_batch_size: int = TEST_BATCH_SIZE,
 ) -> Programs:
-    """As `compiled`, but not jitted: for `jax.jit` with other options, `jax.vmap` and the like.
-
-    Args:
-      model: the network.
-      tx: the optimiser.
-      batch_size: as in `compiled`.
-      test_batch_size: as in `compiled`.
-    """
+    """As `compiled`, but not jitted: for `jax.jit` with other options, `jax.vmap` and the like."""
     return Programs(
         init_state=partial(train.init_state, model, tx),
         train_epoch=partial(train.train_epoch, model=model, tx=tx, batch_size=batch_size),
@@ -105,15 +98,15 @@ def ahead_of_time(
 
     Returns:
       The same programs, with those that are named compiled. Of these, `recalibrate` and
-      `train_epoch` take training splits of this size only, and `evaluate` and `evaluate_batch` such
-      test splits.
+      `train_epoch` take training splits of this size only, `evaluate` and `evaluate_batch` such
+      test splits, and `init_state` keys of JAX's default generator.
     """
 
     def split(size: int) -> Split:
         images = jax.ShapeDtypeStruct((size, 28, 28, 1), jnp.uint8)
         return Split(images, jax.ShapeDtypeStruct((size,), jnp.int32))  # type: ignore[arg-type]
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     state = jax.eval_shape(programs.init_state, key)
     order = jax.ShapeDtypeStruct((train_size,), jnp.int32)
     variables, train_split, test_split = (
@@ -161,7 +154,12 @@ def fit(
 
     Yields:
       Each epoch with its state and metrics, as soon as both are computed.
+
+    Raises:
+      ValueError: a split is not one of images and labels as MNIST has them.
     """
+    for split in (train_split, test_split):
+        data.check(split)
     train_split, test_split = jax.device_put((train_split, test_split))
     for number in range(done + 1, epochs + 1):
         order = train.epoch_order(key, number, train_split.labels.shape[0])  # [N]

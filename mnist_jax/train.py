@@ -70,8 +70,8 @@ def train_step(
     Returns:
       The next state, and the metrics of this batch before the step.
     """
+    data.check_sizes(batch)
     size = batch.labels.shape[0]
-    chex.assert_shape(batch.images, (size, 28, 28, 1))
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         logits, updates = model.apply(
@@ -103,7 +103,8 @@ def epoch_order(
       held_out: the number of images that `data.hold_out` took away before.
     """
     places = data.places_in_tfds_order(size, held_out)
-    return jax.random.permutation(jax.random.fold_in(key, epoch), places)
+    with jax.threefry_partitionable(True):  # JAX's default; a user's setting gave another order
+        return jax.random.permutation(jax.random.fold_in(key, epoch), places)
 
 
 def train_epoch(
@@ -121,6 +122,7 @@ def train_epoch(
       state: where to start.
       split: images `[N, 28, 28, 1]` uint8 and labels `[N]`.
       order: `[N]` int32, the places of the examples in the order of training, from `epoch_order`.
+        It may be shorter. A compiled program cannot see whether each place is one of 0..N-1.
       model: the network.
       tx: the optimiser. Where the block stands after fc1, it does not see the weights that
         `model.centres` leaves out. So weight decay leaves those as they are, and an optimiser that
@@ -133,9 +135,13 @@ def train_epoch(
 
     Raises:
       ValueError: a batch, which may be the last one, has only one value for each channel of batch
-        normalisation.
+        normalisation; or sizes or dtypes do not fit.
     """
+    data.check_sizes(split)
     size = order.shape[0]
+    if order.ndim != 1 or size > split.labels.shape[0] or order.dtype.kind not in "iu":
+        found = f"{list(order.shape)} {order.dtype}"
+        raise ValueError(f"the order of {split.labels.shape[0]} examples cannot be {found}")
     whole = size - size % batch_size
     images, labels = jax.tree.map(jnp.asarray, split)  # a traced index does not work in numpy
     rows = images.reshape(images.shape[0], -1)  # [N, 784]: each image is copied as one run of bytes
@@ -222,6 +228,7 @@ def evaluate(
 
     The other arguments are those of `predict`, and so are the errors.
     """
+    data.check_sizes(split)
     logits = predict(
         variables, split.images, model=model, batch_size=batch_size, statistics=statistics
     )

@@ -1,6 +1,7 @@
 """Makes JAX as strict as it can be, and holds the data that several files share."""
 
 import gc
+import gzip
 import os
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import jax
 import pytest
 import small
 
-from mnist_jax import sources
-from mnist_jax.data import Dataset, Split, load_mnist
+from mnist_jax import data, sources, tfds
+from mnist_jax.data import Dataset, Split
 
 jax.config.update("jax_num_cpu_devices", 4)  # for test_parallel.py; before the backend starts
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,20 +56,22 @@ def earlier_objects_are_not_garbage():
 
 @pytest.fixture(scope="session")
 def mnist_dir(tmp_path_factory):
-    """A data directory with real MNIST, prepared once (about 15 s), for all processes of pytest."""
+    """A data directory with real MNIST as `tfds` keeps it, but without what TFDS would write."""
     if not (MIRROR / sources.FILES["train_images"]).is_file():
         pytest.skip("the original MNIST files are neither in MNIST_MIRROR nor in ../shared")
-    base = tmp_path_factory.getbasetemp()
-    # Each process has a directory of its own in that of the session; the library locks the data.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tensorflow_datasets"
-    load_mnist(folder, MIRROR)
-    return folder
+    root = tmp_path_factory.mktemp("tensorflow_datasets")
+    (folder := root / "mnist" / data.VERSION / tfds.OURS).mkdir(parents=True)
+    for file in sources.FILES.values():
+        (folder / file.removesuffix(".gz")).write_bytes(
+            gzip.decompress((MIRROR / file).read_bytes())
+        )
+    return root
 
 
 @pytest.fixture(scope="session")
 def mnist(mnist_dir) -> Dataset:
     """Real MNIST."""
-    return load_mnist(mnist_dir)
+    return data.load_mnist(mnist_dir)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 import tyro
 
@@ -142,8 +143,9 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     if recipe.schedule == "one_cycle":
         steps = recipe.epochs * -(-recipe.train_size // recipe.batch_size)
         cycle = optax.cosine_onecycle_schedule(steps, recipe.peak_learning_rate)
-        # The schedules of optax count on what JAX does unless it is told to be strict.
-        rate = jax.numpy_dtype_promotion("standard")(cycle)
+        # The schedules of optax count on what JAX does unless it is told to be strict, and give
+        # other rates where it is told to use 64 bits.
+        rate = jax.enable_x64(False)(jax.numpy_dtype_promotion("standard")(cycle))
     return optax.sgd(rate, momentum=recipe.momentum or None, nesterov=recipe.nesterov)
 
 
@@ -153,8 +155,14 @@ def programs(recipe: Recipe) -> Programs:
 
 
 def keys_of(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The two random keys of a seed: for the initial weights, and for the order of the images."""
-    init_key, order_key = jax.random.split(jax.random.key(seed))
+    """The two random keys of a seed: for the initial weights, and for the order of the images.
+
+    They are those of `jax.random.split(jax.random.key(seed))` where JAX has its default settings,
+    and these keys where it has others: generator, offset and way of splitting can all be set.
+    """
+    key = jax.random.wrap_key_data(jnp.array([0, seed], jnp.uint32), impl="threefry2x32")
+    with jax.threefry_partitionable(True):
+        init_key, order_key = jax.random.split(key)
     return init_key, order_key
 
 
