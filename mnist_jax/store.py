@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
@@ -181,7 +183,8 @@ def save(path: PathLike, tree: Any, metadata: Mapping[str, Any]) -> None:
     arrays = {}
     for name, leaf in _named_leaves(jax.device_get(tree)).items():
         # In C order, because safetensors writes an array's memory as it is.
-        arrays[name] = np.asarray(leaf, order="C")
+        array = np.asarray(leaf, order="C")
+        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
         if arrays[name].dtype.name not in _DTYPES:
             raise TypeError(f"{name or 'the tree'} is {arrays[name].dtype}, which no file can hold")
     ours = dict(metadata) | {"sha256": _digest(arrays, metadata)}
@@ -195,22 +198,20 @@ def load(path: PathLike, *, limit: int = 2**30) -> Stored:
 
     Raises:
       StoreError: the file cannot be read, is no .safetensors file, is damaged, or has a dtype that
-        numpy does not have.
+        numpy does not have, other than bfloat16.
     """
     try:
         content = read_regular(path, limit=limit)
-        arrays = safetensors.numpy.load(content)
+        arrays = {name: _array(view) for name, view in safetensors.deserialize(content)}
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except SafetensorError as error:
         raise StoreError(f"{path}: not a .safetensors file, or damaged: {error}") from error
-    except KeyError as error:  # as BF16
+    except KeyError as error:  # as F8_E4M3
         raise StoreError(f"{path}: numpy has no {error.args[0]}") from error
     (length,) = struct.unpack_from("<Q", content)
     written = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     if _OURS not in written:
-        if written.keys() - {"format"}:  # PyTorch's; a damaged name must not pass for another file
-            raise StoreError(f"{path}: metadata of another program: {', '.join(written)}")
         return Stored(arrays, None, str(path))
     try:
         metadata = json.loads(written[_OURS])
@@ -305,6 +306,18 @@ def writing(path: PathLike) -> Iterator[None]:
 # The dtypes that every release of safetensors.numpy can store.
 _DTYPES = ["bool", "float16", "float32", "float64"]
 _DTYPES += [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+
+
+# By their names in a file. PyTorch's programs write the last one, and `save` does not.
+_BY_CODE = {
+    name.replace("float", "F").replace("uint", "U").replace("int", "I"): np.dtype(name)
+    for name in _DTYPES[1:]
+} | {"BOOL": np.dtype(bool), "BF16": jnp.dtype("bfloat16")}
+
+
+def _array(view: Mapping[str, Any]) -> np.ndarray:
+    """An array from what safetensors says of it."""
+    return np.frombuffer(view["data"], _BY_CODE[view["dtype"]]).reshape(view["shape"])
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

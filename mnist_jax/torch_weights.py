@@ -16,7 +16,10 @@ PyTorch counts the training steps of a BatchNorm layer in `num_batches_tracked`.
 use that number as long as its momentum is set, and our variables do not contain it.
 """
 
+import io
+import logging
 import os
+import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -29,7 +32,9 @@ from numpy.typing import ArrayLike
 from mnist_jax import store
 from mnist_jax.data import Pixels
 from mnist_jax.model import Placement
-from mnist_jax.store import StoreError
+from mnist_jax.store import Stored, StoreError
+
+log = logging.getLogger("mnist_jax")
 
 _TORCH_NAMES: dict[str | None, str] = {
     "kernel": "weight",
@@ -78,16 +83,16 @@ def to_torch(variables: Any, num_batches_tracked: int = 0) -> dict[str, np.ndarr
       num_batches_tracked: training steps so far, as PyTorch's BatchNorm would have counted them.
 
     Returns:
-      Contiguous arrays of the variables' own dtype; the counters are int64.
+      Contiguous arrays of the variables' own dtype, which may be written; the counters are int64.
 
     Raises:
       ValueError: the variables are not those of a network of the report; the message lists every
         entry that does not fit.
     """
     arrays = {
-        # Contiguous, because safetensors writes an array's memory as it is.
-        ".".join((*modules, _TORCH_NAMES.get(leaf, str(leaf)))): np.ascontiguousarray(
-            _to_torch_axes(np.asarray(array))
+        # A copy that may be written, which an array of JAX may not.
+        ".".join((*modules, _TORCH_NAMES.get(leaf, str(leaf)))): np.array(
+            _to_torch_axes(np.asarray(array)), order="C"
         )
         for (_, *modules, leaf), array in flatten_dict(variables).items()
     }
@@ -101,9 +106,9 @@ def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dic
     """PyTorch's `state_dict` as the variables of `LeNet(placement)`, bit by bit.
 
     Args:
-      state_dict: arrays or CPU tensors, all float32 or float64. The value of a
-        `num_batches_tracked` is ignored, and it may be missing: files of PyTorch before 0.4.1 do
-        not have it, and PyTorch reads them too.
+      state_dict: arrays or tensors, all float32 or float64; those that need gradients are detached.
+        The value of a `num_batches_tracked` is ignored, and it may be missing: files of PyTorch
+        before 0.4.1 do not have it, and PyTorch reads them too.
       placement: where the block stands in the network that they must fit.
 
     Returns:
@@ -113,7 +118,7 @@ def from_torch(state_dict: Mapping[str, ArrayLike], placement: Placement) -> dic
       ValueError: an entry is missing, unexpected, or of a wrong shape or dtype; the message lists
         every such entry.
     """
-    arrays = {name: np.asarray(value) for name, value in state_dict.items()}
+    arrays = {name: _as_array(value) for name, value in state_dict.items()}
     _check(arrays, placement)
     leaves = {
         # A copy, because a PyTorch model trains in the memory its state_dict shows.
@@ -162,25 +167,30 @@ def save(
 def load(path: str | os.PathLike[str]) -> Weights:
     """Reads a file of weights that `save` or a PyTorch program wrote.
 
+    What is unusual about a file of PyTorch, such as a prefix of all names or a narrow dtype, is
+    undone, and a warning of the logger `mnist_jax` says so.
+
     Args:
-      path: a .safetensors file of one of the report's networks.
+      path: a .safetensors file of one of the report's networks or, where PyTorch is installed, what
+        `torch.save` made of its `state_dict`, or of a dictionary that has it as an entry.
 
     Returns:
       The weights as device arrays: float64 becomes float32 unless `jax_enable_x64` is set.
 
     Raises:
-      StoreError: the file cannot be read, is larger than `MAX_BYTES`, is no .safetensors file, is
+      StoreError: the file cannot be read, is larger than `MAX_BYTES`, is no file of weights, is
         damaged, belongs to another network, or holds numbers that are not finite. The message is
         one line and names the file.
     """
-    stored = store.load(path, limit=MAX_BYTES)
+    stored = _read_torch(path) if _of_torch(path) else store.load(path, limit=MAX_BYTES)
     pixels = epochs = None
     try:
         if stored.metadata is not None:
             pixels, epochs = Pixels(*stored.metadata["pixels"]), stored.metadata["epochs"]
-        placement = _placement(stored.arrays)
+        arrays = _usual(stored)
+        placement = _placement(arrays)
         with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
-            variables = jax.tree.map(jnp.asarray, from_torch(stored.arrays, placement))
+            variables = jax.tree.map(jnp.asarray, from_torch(arrays, placement))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
             raise ValueError("weights that are not finite")
     except KeyError as error:
@@ -188,6 +198,85 @@ def load(path: str | os.PathLike[str]) -> Weights:
     except ValueError as error:
         raise StoreError(f"{path}: {error}") from error
     return Weights(placement, variables, pixels, epochs)
+
+
+def _of_torch(path: str | os.PathLike[str]) -> bool:
+    """Whether `torch.save` wrote a file: as a zip file or, before PyTorch 1.6, as a pickle."""
+    try:
+        with store.open_regular(path) as file:
+            head = file.read(8)
+    except OSError:
+        return False  # `store.load` says why
+    # A .safetensors file begins with the length of its header, which is never that large.
+    return head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[2:] > b"\0" * 6)
+
+
+def _read_torch(path: str | os.PathLike[str]) -> Stored:
+    """Reads a file of `torch.save`, and never runs code from it.
+
+    Raises:
+      StoreError: PyTorch is not installed, or the file has no `state_dict` of the report's network.
+    """
+    to_file = "torch.save(model.state_dict(), 'weights.pt')"
+    try:
+        import torch  # optional, and it takes seconds
+    except ImportError:
+        raise StoreError(
+            f"{path}: a file of torch.save, which PyTorch alone can read; install it, or convert "
+            f"the file elsewhere: state = torch.load({str(path)!r}, weights_only=True); "
+            "safetensors.torch.save_file(state, 'weights.safetensors')"
+        ) from None
+    try:
+        content = io.BytesIO(store.read_regular(path, limit=MAX_BYTES))
+        loaded = torch.load(content, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    except Exception as error:  # of many kinds
+        if "TorchScript" in str(error):
+            what, read = "a program of TorchScript", "torch.jit.load({!r})"
+        elif isinstance(error, pickle.UnpicklingError):
+            what, read = (
+                "a whole module, which may run code",
+                "torch.load({!r}, weights_only=False)",
+            )
+        else:
+            raise StoreError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
+        message = f"{path}: {what}; if you trust it, save its weights alone: "
+        raise StoreError(f"{message}model = {read.format(str(path))}; {to_file}") from error
+    entries = {"": loaded} | (loaded if isinstance(loaded, dict) else {})
+    for name, entry in entries.items():
+        if isinstance(entry, Mapping) and any(str(key).endswith("conv1.weight") for key in entry):
+            if name:
+                log.warning("%s: the weights are taken from its entry %s", path, name)
+            tensors = {str(key): _as_array(value) for key, value in entry.items()}
+            return Stored(tensors, None, str(path))
+    raise StoreError(f"{path}: no state_dict of the report's network, which has a conv1.weight")
+
+
+def _usual(stored: Stored) -> dict[str, np.ndarray]:
+    """The arrays by the names and in the dtypes that the report's network has."""
+    arrays = dict(stored.arrays)
+    if "n_averaged" in arrays:  # the counter of torch.optim.swa_utils.AveragedModel
+        del arrays["n_averaged"]
+        log.warning("%s: n_averaged is left out", stored.path)
+    # Of torch.nn.DataParallel and AveragedModel, and of torch.compile.
+    for prefix in ("module.", "_orig_mod.") * 2:
+        if arrays and all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+            log.warning("%s: the prefix %s is taken off all names", stored.path, prefix)
+    narrow = sorted({a.dtype.name for a in arrays.values()} & {"float16", "bfloat16"})
+    if narrow:
+        log.warning("%s: %s is widened to float32", stored.path, " and ".join(narrow))
+    return {n: a.astype(np.float32) if a.dtype.name in narrow else a for n, a in arrays.items()}
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """An array or a tensor of PyTorch, wherever it lies, as an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # which numpy does not have
+            return value.float().numpy().astype(jnp.bfloat16)
+    return np.asarray(value)
 
 
 def _placement(arrays: Mapping[str, np.ndarray]) -> Placement:
