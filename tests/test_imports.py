@@ -18,8 +18,11 @@ PROGRAM = {name: path for name, path in FILES.items() if not name.startswith("te
 ONLY = {  # what is slow to import, or optional, and where it may be imported
     "matplotlib": ("experiments.figures",),
     "tensorflow_datasets": ("mnist_jax.tfds",),
-    "torch": ("benchmarks.torch_program", "experiments.parity"),
+    "torch": (
+        "benchmarks.torch_program",
+        "experiments.parity",
         "mnist_jax.torch_weights",  # to read what torch.save wrote, where it is installed
+    ),
 }
 
 
