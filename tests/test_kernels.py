@@ -14,7 +14,6 @@ import pytest
 
 from mnist_jax import compilation, kernels
 
-BATCHES = [1, 2, 32, 64, 100]
 POOL_SHAPES = {  # (C, H, W, O)
     "conv1": (1, 28, 28, 6),
     "conv2": (6, 12, 12, 16),
@@ -33,7 +32,6 @@ NORM = tuple(
     functools.partial(form, epsilon=1e-5)
     for form in (kernels.batch_norm, kernels.batch_norm_reference)
 )
-NORM_SHAPES = [(16, 1024), (120, 64), (3, 4), (5, 33)]  # [C, N]
 
 
 def integers(rng, *shape):
@@ -82,43 +80,23 @@ def assert_equal(found, expected):
 
 def assert_close(found, expected, relative):
     """Within `relative` of the largest element: sums of many terms cancel in the small ones."""
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=relative * np.abs(b).max())
 
 
-# A product of K terms, K up to 1080 here, in another order: some times float32's 6e-8.
-ROUNDING = 2e-6
-
-sizes = pytest.mark.parametrize(
-    "shape, batch", [("odd", b) for b in BATCHES] + [("conv1", 64), ("conv2", 100), ("smallest", 1)]
-)
-block_sizes = pytest.mark.parametrize(
+# Whole vectors of 16 in each half of the batch, whole vectors in an odd number, neither, and one.
+@pytest.mark.parametrize(
     "shape, batch",
-    [("odd", b) for b in BATCHES]
-    + [("odd 1x1", b) for b in BATCHES]
-    + [("before_fc1", 64), ("after_fc1", 32)],
+    [("conv1", 64), ("conv2", 16), ("odd", 32), ("odd", 100), ("odd", 2), ("smallest", 1)],
 )
-
-
-@sizes
-def test_pooling_stage_on_integers_is_the_reference_to_the_last_bit(shape, batch):
+def test_pooling_stage(shape, batch):
+    """On integers to the last bit. In float32 where two pooled values nearly tie, rounding decides
+    which takes the gradient, so random numbers are in float64."""
     inputs = pool_inputs(integers, POOL_SHAPES[shape], batch)
     fast, reference = (value_and_gradients(form, *inputs) for form in POOL)
     assert_equal(fast, reference)
     assert all(np.any(array) for array in reference)
-
-
-@pytest.mark.parametrize("shape, batch", [("odd", 1), ("conv1", 64), ("conv2", 100)])
-def test_pooling_stage_in_float32(shape, batch):
-    # Values only: where two pooled values nearly tie, rounding decides which takes the gradient.
-    *inputs, _ = (x.astype(np.float32) for x in pool_inputs(normal, POOL_SHAPES[shape], batch))
-    fast, reference = ([compilation.jit(form)(*inputs)] for form in POOL)
-    assert_close(fast, reference, ROUNDING)
-
-
-@sizes
-def test_pooling_stage_in_float64(shape, batch):
     with jax.enable_x64(True):
         inputs = pool_inputs(normal, POOL_SHAPES[shape], batch)
         fast, reference = (value_and_gradients(form, *inputs) for form in POOL)
@@ -126,33 +104,30 @@ def test_pooling_stage_in_float64(shape, batch):
         assert_close(fast, reference, 1e-12)
 
 
-@block_sizes
-def test_3x3_in_float32(shape, batch):
-    inputs = [x.astype(np.float32) for x in block_inputs(normal, BLOCK_SHAPES[shape], batch)]
-    fast, reference = (value_and_gradients(form, *inputs) for form in BLOCK)
-    assert_close(fast, reference, ROUNDING)
+@pytest.mark.parametrize(
+    "shape, batch",
+    [("before_fc1", 64), ("after_fc1", 32), ("odd", 32), ("odd", 1), ("odd 1x1", 2)],
+)
+def test_3x3(shape, batch):
+    inputs = block_inputs(normal, BLOCK_SHAPES[shape], batch)
+    for dtype, relative in ((np.float32, 2e-6), (np.float64, 1e-12)):
+        with jax.enable_x64(dtype == np.float64):
+            given = [x.astype(dtype) for x in inputs]
+            fast, reference = (value_and_gradients(form, *given) for form in BLOCK)
+            assert_close(fast, reference, relative)
+    taps = np.asarray(fast[-1]).any((2, 3))
+    assert taps.sum() == (1 if "1" in shape and shape != "before_fc1" else 9) and taps[1, 1]
 
 
-@block_sizes
-def test_3x3_in_float64(shape, batch):
-    with jax.enable_x64(True):
-        inputs = block_inputs(normal, BLOCK_SHAPES[shape], batch)
-        fast, reference = (value_and_gradients(form, *inputs) for form in BLOCK)
-        assert reference[0].dtype == np.float64
-        assert_close(fast, reference, 1e-12)
-
-
-@pytest.mark.parametrize("dtype, relative", [(np.float32, 5e-6), (np.float64, 1e-12)])
-@pytest.mark.parametrize("shape", NORM_SHAPES)
-def test_batch_norm(shape, dtype, relative):
-    with jax.enable_x64(dtype == np.float64):
-        inputs = jax.tree.map(lambda x: x.astype(dtype), norm_inputs(shape))
-        fast, reference = (value_and_gradients(form, *inputs) for form in NORM)
-        assert_close(jax.tree.leaves(fast), jax.tree.leaves(reference), relative)
-
-
-def test_no_gradient_flows_through_the_statistics():
-    *inputs, (dy, *statistics) = norm_inputs((5, 33))
+@pytest.mark.parametrize("shape", [(16, 1024), (120, 64), (5, 33)])  # [C, N]
+def test_batch_norm(shape):
+    for dtype, relative in ((np.float32, 5e-6), (np.float64, 1e-12)):
+        with jax.enable_x64(dtype == np.float64):
+            given = jax.tree.map(lambda x, dtype=dtype: x.astype(dtype), norm_inputs(shape))
+            *inputs, cotangents = given
+            fast, reference = (value_and_gradients(form, *inputs, cotangents) for form in NORM)
+            assert_close(fast, reference, relative)
+    dy, *statistics = cotangents  # through these no gradient flows
     for form in NORM:
         _, *gradients = value_and_gradients(form, *inputs, (0 * dy, *statistics))
         assert not any(np.any(gradient) for gradient in gradients)
@@ -184,54 +159,26 @@ def test_relu_at_zero_passes_no_gradient(form):
         assert [bool(np.any(gradient)) for gradient in gradients] == [live] * 3
 
 
-@pytest.mark.parametrize("form", BLOCK)
-def test_dead_taps_on_one_pixel_have_exactly_zero_gradient(form):
-    _, _, dkernel = value_and_gradients(
-        form, *(x.astype(np.float32) for x in block_inputs(normal, (120, 1, 1, 120), 64))
-    )
-    live = np.zeros((3, 3), bool)
-    live[1, 1] = True
-    assert np.all(dkernel[live] != 0)
-    assert np.all(dkernel[~live] == 0)
+CHOSEN = [  # by platform, the two forms, and inputs
+    (kernels.conv_pool_relu, POOL, pool_inputs(integers, (3, 8, 10, 5), 2)),
+    (kernels.conv3x3, BLOCK, block_inputs(integers, (3, 5, 2, 7), 2)),
+    (kernels.conv3x3, BLOCK, block_inputs(integers, (5, 1, 1, 3), 2)),
+]
 
 
-@pytest.mark.parametrize("form", BLOCK)
-def test_no_tap_is_dead_on_more_pixels(form):
-    _, _, dkernel = value_and_gradients(
-        form, *(x.astype(np.float32) for x in block_inputs(normal, (16, 4, 4, 16), 2))
-    )
-    assert np.all(dkernel != 0)
+@pytest.mark.parametrize("chosen, forms, inputs", CHOSEN)
+def test_the_form_chosen_by_platform(chosen, forms, inputs):
+    """It equals both, and on CPU nothing of it is a convolution or a scatter."""
 
-
-@pytest.mark.parametrize(
-    "chosen, forms, inputs",
-    [
-        (kernels.conv_pool_relu, POOL, pool_inputs(integers, (3, 8, 10, 5), 32)),
-        (kernels.conv3x3, BLOCK, block_inputs(integers, (3, 5, 2, 7), 32)),
-        (kernels.conv3x3, BLOCK, block_inputs(integers, (5, 1, 1, 3), 32)),
-    ],
-)
-def test_the_form_chosen_by_platform_equals_both(chosen, forms, inputs):
-    found = value_and_gradients(chosen, *inputs)
-    for form in forms:
-        assert_equal(found, value_and_gradients(form, *inputs))
-
-
-@pytest.mark.parametrize(
-    "chosen, reference, inputs",
-    [
-        (kernels.conv_pool_relu, POOL[1], pool_inputs(integers, (3, 8, 10, 5), 2)),
-        (kernels.conv3x3, BLOCK[1], block_inputs(integers, (3, 5, 2, 7), 2)),
-        (kernels.conv3x3, BLOCK[1], block_inputs(integers, (5, 1, 1, 3), 2)),
-    ],
-)
-def test_on_cpu_nothing_is_a_convolution_or_a_scatter(chosen, reference, inputs):
     def convolutions_and_scatters(form):
         program = value_and_gradients.trace(form, *inputs).lower(lowering_platforms=("cpu",))
         return [word for word in ("stablehlo.convolution", "scatter") if word in program.as_text()]
 
+    found = value_and_gradients(chosen, *inputs)
+    for form in forms:
+        assert_equal(found, value_and_gradients(form, *inputs))
     assert convolutions_and_scatters(chosen) == []
-    assert "stablehlo.convolution" in convolutions_and_scatters(reference)
+    assert "stablehlo.convolution" in convolutions_and_scatters(forms[1])
 
 
 @pytest.mark.parametrize(
@@ -242,34 +189,38 @@ def test_on_cpu_nothing_is_a_convolution_or_a_scatter(chosen, reference, inputs)
         (kernels.conv3x3_fast, block_inputs(integers, (5, 1, 1, 3), 2, 3)),
     ],
 )
-class TestTransformations:
-    """Three problems at once; each array has a leading axis of 3."""
+def test_mapped_and_scanned(form, inputs):
+    """Three problems at once, each with a leading axis of 3; and three images of one network."""
 
-    @pytest.fixture
-    def expected(self, form, inputs):
-        one_by_one = [value_and_gradients(form, *(x[i] for x in inputs)) for i in range(3)]
-        return jax.tree.map(lambda *arrays: np.stack(arrays), *one_by_one)
+    def step(carry, inputs):
+        return carry, gradients_too(form, *inputs)
 
-    def test_no_jit(self, form, inputs, expected):
-        found = gradients_too(form, *(jnp.asarray(x[0]) for x in inputs))
-        assert_equal(found, tuple(array[0] for array in expected))
+    one_by_one = [value_and_gradients(form, *(x[i] for x in inputs)) for i in range(3)]
+    expected = jax.tree.map(lambda *arrays: np.stack(arrays), *one_by_one)
+    mapped = jax.vmap(functools.partial(gradients_too, form))
+    assert_equal(compilation.jit(mapped)(*inputs), expected)
+    _, found = compilation.jit(lambda *inputs: jax.lax.scan(step, None, inputs))(*inputs)
+    assert_equal(found, expected)
+    x, *rest = inputs
+    *weights, dy = (array[0] for array in rest)
+    images = compilation.jit(jax.vmap(lambda x: gradients_too(form, x, *weights, dy)))(x)
+    each = [value_and_gradients(form, image, *weights, dy) for image in x]
+    assert_equal(images, jax.tree.map(lambda *arrays: np.stack(arrays), *each))
 
-    def test_vmap(self, form, inputs, expected):
-        mapped = jax.vmap(functools.partial(gradients_too, form))
-        assert_equal(compilation.jit(mapped)(*inputs), expected)
 
-    def test_vmap_over_the_images_alone(self, form, inputs, expected):
-        del expected
-        x, *rest = inputs
-        *weights, dy = (array[0] for array in rest)
-        mapped = jax.vmap(lambda x: gradients_too(form, x, *weights, dy))
-        found = compilation.jit(mapped)(x)
-        each = [value_and_gradients(form, image, *weights, dy) for image in x]
-        assert_equal(found, jax.tree.map(lambda *arrays: np.stack(arrays), *each))
+@pytest.mark.parametrize("chosen, forms, inputs", CHOSEN[:2])
+def test_forward_mode_works_through_the_reference_alone(chosen, forms, inputs):
+    """As the docstring says; gradients of gradients work. The Hessian, times a direction, twice."""
+    x, *weights, _ = map(jnp.asarray, inputs)
 
-    def test_scan(self, form, inputs, expected):
-        def step(carry, inputs):
-            return carry, gradients_too(form, *inputs)
+    def gradient(form):
+        return jax.grad(lambda x: jnp.square(form(x, *weights)).sum())
 
-        _, found = compilation.jit(lambda *inputs: jax.lax.scan(step, None, inputs))(*inputs)
-        assert_equal(found, expected)
+    def along(form):
+        return jax.grad(lambda y: (gradient(form)(y) * x).sum())(x)
+
+    found = compilation.jit(functools.partial(along, chosen), quickly=True)()
+    forward = compilation.jit(lambda x: jax.jvp(gradient(forms[1]), [x], [x])[1], quickly=True)(x)
+    np.testing.assert_allclose(found, forward, rtol=1e-5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: chosen(x, *weights), [x], [x])
