@@ -87,14 +87,6 @@ def test_epochs_to_the_target():
     np.testing.assert_allclose(reached, [1.5, 1.0, np.nan, 87 / 88.5])
 
 
-def test_early_losses_need_all_their_epochs():
-    runs = study(3, variants=("report",), placements=("none",))
-    runs = runs[(runs["seed"] > 0) | (runs["epoch"] != 2)]
-    found = measures.early_loss(runs, (1, 2))
-    one = np.log(runs[(runs["seed"] == 1) & (runs["epoch"] <= 2)]["train_loss"])
-    assert found.index.tolist() == [1, 2] and found[1] == pytest.approx(one.mean())
-
-
 def test_a_weighted_sum_is_of_the_seeds_that_all_have():
     first = pd.Series([3.0, 4.0, 6.0], index=[0, 1, 2])
     second = pd.Series([1.0, np.nan, 9.0], index=[1, 2, 5])
@@ -162,9 +154,8 @@ def test_markdown_prints_each_column_in_its_format(tables):
     inside = "yes" if first["inside"] else "no"
     assert cells("numbers", 2)[:5] == ["before_fc1", "1", "train_loss", "", "0.9363"]
     assert cells("numbers", 2)[9:] == [f"{first['t']:+.2f}", inside]
-    assert cells("per_class", 2)[8:] == ["-", "-"]
     assert cells("sampling", -1)[3] == "10,000"
-    assert cells("arms", 2)[2] == "44,426"
+    assert cells("arms", 2)[2] == "44,426" and cells("arms", 2)[6:] == ["-", "-", "-"]
     assert len(rendered["reproduction"].splitlines()) == 2 + 20
     number = f"{first['published']:.4f} in [{first['low']:.4f}, {first['high']:.4f}]"
     outside = number.replace(" in", "** not in").replace("0.", "**0.", 1)

@@ -93,18 +93,6 @@ def test_the_power_that_the_plan_promises():
     assert paired.power_within(np.log(1.25), 0.2, 20) == pytest.approx(0.98, abs=0.005)
 
 
-def test_power_of_equivalence_against_simulation():
-    rng = np.random.default_rng(0)
-    margin, sd, n = 0.08, 0.2, 60
-    found = [
-        paired.p_within(paired.paired(pd.Series(rng.normal(0, sd, size=n))), margin) < 0.05
-        for _ in range(500)
-    ]
-    said = paired.power_within(margin, sd, n, level=0.05)
-    assert said == pytest.approx(np.mean(found), abs=4 * np.sqrt(0.25 / 500))
-    assert paired.power_within(margin, sd, 8, level=0.05) < 0.05
-
-
 # The claims -----------------------------------------------------------------------------------
 
 
@@ -213,13 +201,6 @@ def test_claim_3_says_whether_the_block_absorbs_the_benefit(left, said):
     assert "absorbed" not in claims.answers(found)
 
 
-def test_claim_3_a_run_that_never_gets_there_is_told():
-    runs = study(5, variants=("report", "unnormalised"), shift={"report": 0, "unnormalised": -3})
-    rows = evidence_of(runs).query("claim == 3 and reading == 'epochs to 97 % saved'")
-    note = rows.set_index("where")["note"]["after_fc1"]
-    assert note == "never reached, counted as the last epoch: unnormalised: 5 of 5"
-
-
 @pytest.mark.parametrize(
     ("effect", "half", "word"),
     [
@@ -319,11 +300,3 @@ def test_an_answer_that_the_correction_undoes_is_told_with_that():
         assert claims._verdict(found, told) == word
         undone = claims._verdict(found, told | {"p_holm": 0.05})
         assert undone == f"{word}; not after the correction for four claims"
-
-
-def test_an_effect_is_said_with_its_interval():
-    found = {"where": "before_fc1", "variant": "mnist", "effect": 0.31, "low": 0.27, "high": 0.35}
-    points = claims._in_words(found | {"unit": "points"})
-    assert points == "before_fc1 with pixels mnist +0.31 [+0.27, +0.35] points"
-    ratio = claims._in_words(found | {"variant": "", "unit": "ratio"})
-    assert ratio == "before_fc1 0.31 [0.27, 0.35] ratio"

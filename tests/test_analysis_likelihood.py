@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from simulated import held_out, study
 
 from experiments.analysis import complete_runs, evaluated, likelihood
@@ -56,20 +55,6 @@ def test_every_cell_has_equally_many_seeds(results):
     assert set(table["n"]) == {8} and set(table["among"]) == {9}
     assert table["log_likelihood"].equals(other["log_likelihood"])
     assert table["place"].equals(other["place"])
-
-
-def test_more_seeds_alone_would_be_rewarded():
-    """Why they are equal: of two cells of one truth the one with 30 seeds beats that with 10."""
-    rng = np.random.default_rng(0)
-
-    def density(number: np.ndarray, n: int) -> float:
-        runs = rng.normal(size=(n, 80))
-        scale = runs.std(axis=0, ddof=1) * np.sqrt(1 + 1 / n)
-        return stats.t.logpdf(number, n - 1, runs.mean(axis=0), scale).sum()
-
-    numbers = rng.normal(size=(300, 80))
-    lead = [density(number, 30) - density(number, 10) for number in numbers]
-    assert np.mean(lead) == pytest.approx(5.6, abs=1.2)
 
 
 def test_a_cell_needs_three_seeds_and_all_of_the_reports_curves(monkeypatch, results):

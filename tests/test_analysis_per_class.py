@@ -61,6 +61,33 @@ def test_the_sampling_that_was_used_is_the_most_probable(monkeypatch, sampling, 
     assert best["place"] > 1
 
 
+def test_the_loader_that_was_used_is_the_most_probable(monkeypatch):
+    """Two new runs print the first four of each 32, in the order of the file."""
+    digits, percent = labels(), {}
+    monkeypatch.setattr(per_class, "SHUFFLES", 60)
+    chosen = np.arange(SIZE) % 32 < 4
+    sample = np.bincount(digits[chosen], minlength=10)
+    for one in both(digits, seeds=1, rng_seed=7):
+        wrong = per_class._mistakes(per_class._unpacked(one, SIZE), digits, chosen)
+        percent[one.placement] = tuple(map(int, per_class._percent(wrong, sample, np.floor)[0]))
+    monkeypatch.setattr(published, "PER_CLASS_ACCURACY_PERCENT", percent)
+    table = per_class.loaders(both(digits, seeds=10), digits).set_index("loader")
+    best = table.loc["file order, batches of 32"]
+    assert best["behind"] == 0 and best["can_print"] == 1
+    assert (table["behind"].drop(best.name) > 0).all()
+    assert table["can_print"]["shuffled, batches of 64"] < 0.2
+
+
+def test_the_reports_percentages_stand_beside_those_of_the_same_images():
+    digits = labels()
+    table = per_class.printed_percentages(both(digits), digits)
+    sample = np.bincount(digits[per_class.samplings(SIZE)[FOUR]], minlength=10)
+    assert table["images"].tolist() == [*sample, *sample]
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    inside = table["published"].between(table["low"], table["high"])
+    assert table["inside"].tolist() == inside.tolist()
+
+
 def test_the_probability_of_percentages_by_hand():
     """Ten digits of 50 images; of each the report is to print 100, so no mistake is possible.
 

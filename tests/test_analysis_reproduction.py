@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from simulated import BLOCKS, held_out, study
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.outliers_influence import OLSInfluence
@@ -49,15 +48,6 @@ def test_no_interval_leaves_what_is_possible():
     percent = table["metric"].str.endswith("percent")
     assert (table["low"] > 0).all() and (table["low"] < table["high"]).all()
     assert 99.9 < table["high"][percent].max() <= 100
-
-
-def test_t_tells_on_which_side_of_the_interval_a_number_is():
-    table = intervals(curves_of(study(9, variants=("report",))))
-    limit = stats.t.isf(0.025, 8)
-    above, below = table["published"] > table["high"], table["published"] < table["low"]
-    np.testing.assert_array_equal(above, table["t"] > limit)
-    np.testing.assert_array_equal(below, table["t"] < -limit)
-    assert above.any() and below.any() and table["inside"].any()
 
 
 def test_the_transformation_and_its_inverse():

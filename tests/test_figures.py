@@ -13,7 +13,6 @@ from simulated import study
 
 from experiments import analysis, figures
 from experiments.figures import study as study_figures
-from experiments.figures import style
 from experiments.groundwork import published
 
 CONFUSION = np.diag([970] * 10) + np.eye(10, k=1, dtype=int) * 12
@@ -51,7 +50,7 @@ def test_confusion_and_mistakes(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "names"),
     [
-        ({"variants": ("report", "mnist", "wide_134", "longer"), "seeds": 3}, "block evaluations"),
+        ({"variants": ("report", "mnist", "wide_134", "longer"), "seeds": 3}, "gains evaluations"),
         ({"variants": ("report",), "placements": ("none",), "seeds": 1}, "evaluations"),
         ({"variants": ("no_momentum",), "placements": ("none",), "epochs": 1, "seeds": 1}, ""),
     ],
@@ -59,13 +58,13 @@ def test_confusion_and_mistakes(tmp_path):
 def test_study_figures_from_what_there_is(tmp_path, shape, names):
     """Those for which there are no results are removed; a file of the owner stays."""
     (tmp_path / "mine.png").touch()
-    (tmp_path / "block.png").touch()
+    (tmp_path / "gains.png").touch()
     results = study(**shape)
     study_figures.draw(results, analysis.analyse(results), tmp_path)
-    drawn = {*names.split(), *(["paired_differences"] if "block" in names else [])}
+    drawn = {*names.split(), *(["paired_differences"] if "gains" in names else [])}
     wanted = {f"{name}.{suffix}" for name in drawn for suffix in ("png", "svg")}
     assert {path.name for path in tmp_path.iterdir()} == wanted | {"mine.png"}
-    assert all(png_size(tmp_path / f"{name}.png")[0] in (1600, 2400) for name in drawn)
+    assert all(png_size(tmp_path / f"{name}.png")[0] == 1600 for name in drawn)
 
 
 def test_one_seed_far_out_does_not_shrink_the_others():
@@ -81,30 +80,6 @@ def test_one_seed_far_out_does_not_shrink_the_others():
     assert [text.get_text() for text in axes.texts] == ["\u2190 -14.0, -12.5", "+8.4 \u2192"]
     left, right = axes.get_xlim()  # which show every interval
     assert left <= -3.0 and 3.2 <= right < 8.4
-
-
-def test_a_mean_far_out_does_not_shrink_the_other_rows():
-    """An arrow with the mean and its interval stands at the edge in place of the row."""
-
-    def row(mean):
-        differences = tuple(mean + np.linspace(-0.2, 0.2, 40))
-        return {"low": mean - 0.1, "effect": mean, "high": mean + 0.1, "differences": differences}
-
-    rows = [*(row(mean) for mean in np.linspace(-0.5, 0.5, 11)), row(-70.0)]
-    axes = Figure().subplots()
-    study_figures._forest_axis(axes, rows, [str(number) for number in range(12)])
-    assert [text.get_text() for text in axes.texts] == ["\u2190 -70.0 [-70.1, -69.9]"]
-    left, right = axes.get_xlim()
-    assert -1.0 < left < -0.7 and 0.7 < right < 1.0
-
-
-def test_a_single_epoch_can_be_seen():
-    assert style.marker_of([98.7]) == "." and style.marker_of([98.7, 98.8]) == ""
-    axes = Figure().subplots()
-    axes.plot([1], [98.7], ".")
-    style.epochs_axis(axes)
-    low, high = axes.get_xlim()
-    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
 def run_python(code: str, **environment: str) -> None:

@@ -1,13 +1,18 @@
-"""The committed results give the tables that version 0.2 made of them, number for number.
+"""The committed results give the tables that version 0.2 made of them, and READMEs tell of these.
 
 Each table is pinned by the SHA-256 of what it says, as Markdown and in the summary. The words of
 verdicts are left out, because a rule may be put in other words. Whoever changes a number here on
 purpose changes the pin too and says why in `experiments/results/plan.md`.
+
+In the READMEs a comment `<!--TABLE~KEY~KEY~COLUMN,COLUMN-->` follows numbers and says where they
+are from: the one row of a table of the summary that has these keys among its cells, with `_` for a
+space. A column that ends in % is a share, told in percent.
 """
 
 import io
 import json
 import lzma
+import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -18,8 +23,10 @@ import pandas as pd
 import pytest
 
 from experiments import analysis
+from experiments.analysis import evidence
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
 WORDS = ("verdict", "detail", "answer")  # columns
 PINS = {  # of each table: as Markdown, and in the summary
     "ranks": ("", "1e870dfb73ded68e"),
@@ -27,12 +34,15 @@ PINS = {  # of each table: as Markdown, and in the summary
     "cells": ("db2b02c14e551405", "93c63512117f0d92"),
     "recognition": ("474c78351d1c775d", "b6bd3c6ee95bd80d"),
     "statements": ("c9f9900e2942d8c2", "d7f077cc4d688d8b"),
-    "claims": ("a94ef7347e0e45dd", "abc91d7837c68999"),
-    "evidence": ("2dacbf35cb7f01a3", "3bb2b121f519706c"),
+    "claims": ("9da18b32b7916287", "c84f85347d58b331"),
+    "evidence": ("e12cb8fe590708d1", "36dc206f4b96919b"),
     "arms": ("fa6900cf643a02c9", "46c85e38898948e6"),
     "contrasts": ("8c3d60c56c572427", "446574918d034a13"),
     "rates": ("4ec55d5f7a4c244c", "f73fbf9087ca9bce"),
-    "per_class": ("4ea69484de6fc9b8", "c632706feab8718a"),
+    "per_class": ("ee611060d6843fe1", "9c72fdc24c40734d"),
+    "printed": ("e5828dbc01e72c28", "e3a642589121f2ed"),
+    "loaders": ("71cdba53b6a05798", "2bdc81ba0adde809"),
+    "rates_gain": ("e376363bc1cadc14", "14a787535e9542c0"),
     "sampling": ("43098d247a61b2f7", "6d716a50c31e9de2"),
     "baselines": ("f19451d0ce996813", "9859b116baf03cfd"),
     "notes": ("", "4f53cda18c2baa0c"),
@@ -70,16 +80,35 @@ def said_of_images() -> Iterator[analysis.Answers]:
             yield analysis.Answers(*name.split("/"), seeds, confusion, correct)
 
 
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
+
+
 @pytest.fixture(scope="module")
-def tables() -> analysis.Tables:
-    results = pd.read_csv(RESULTS / "results.csv.gz", dtype=str)
-    numbers = dict.fromkeys(results.columns[4:], float)
-    results = results.astype({"seed": int, "epoch": int} | numbers)
-    timing, manifest = (
-        json.loads((RESULTS / name).read_text()) for name in ("timing.json", "manifest.json")
-    )
-    labels = np.array([*manifest["test_labels"]], np.uint8)
-    return analysis.analyse(results, timing, [*said_of_images()], labels)
+def results() -> pd.DataFrame:
+    table = pd.read_csv(RESULTS / "results.csv.gz", dtype=str)
+    return table.astype({"seed": int, "epoch": int} | dict.fromkeys(table.columns[4:], float))
+
+
+@pytest.fixture(scope="module")
+def tables(results) -> analysis.Tables:
+    labels = np.array([*read("manifest.json")["test_labels"]], np.uint8)
+    return analysis.analyse(results, read("timing.json"), [*said_of_images()], labels)
+
+
+@pytest.fixture(scope="module")
+def sources(results, tables) -> dict[str, list[dict[str, Any]]]:
+    """The tables of the summary, and three that the READMEs tell of besides."""
+    measured = read("speed.json")
+    speed = pd.DataFrame(measured["rows"])
+    for name, value in (("median", np.median), ("least", min), ("most", max)):
+        speed[name] = speed["epoch_seconds"].map(value)
+    last = results.query("variant == 'report' and epoch == 10 and seed == 1122")
+    return analysis.summary(tables) | {
+        "runs": last.to_dict("records"),
+        "speed": speed.drop(columns="epoch_seconds").to_dict("records"),
+        "speed_ratio": [*evidence._times(measured)],
+    }
 
 
 def test_the_tables_say_what_they_said(tables):
@@ -94,3 +123,38 @@ def test_the_summary_says_what_it_said(tables):
     assert {name: digest(without_words(rows)) for name, rows in summary.items()} == {
         name: pin for name, (_, pin) in PINS.items() if pin
     }
+
+
+NUMBER = re.compile(r"[+-]?\d[\d,]*\d(?:\.\d+)?|[+-]?\d(?:\.\d+)?")
+# What the report says, the plan fixes, or was measured once without leaving a file.
+STATED = "98.71 98.79 0.08 5.0 7.29 0.8 1.25 0.9 0.001 0.01 0.03 3.9 0.11 2.3 0.3"
+
+
+@pytest.mark.parametrize("readme", ["README.md", "experiments/results/README.md"])
+def test_the_numbers_of_the_readmes_are_those_of_the_tables(sources, readme):
+    """And no number with a decimal point stands in what was found without a source."""
+    text = re.sub(r"```.*?```", "", (ROOT / readme).read_text(), flags=re.DOTALL)
+    if readme == "README.md":  # the other sections tell of one run, and of benchmarks
+        text = text[text.index("## What was found") : text.index("## Use what")]
+    wrong, rest = [], []
+    *sourced, last = re.split(r"<!--(.*?)-->", text)
+    for before, source in zip(sourced[::2], sourced[1::2], strict=True):
+        table, *keys, columns = source.split("~")
+        rows = [
+            row
+            for row in sources[table]
+            if {*keys} <= {str(cell).replace(" ", "_") for cell in row.values()}
+        ]
+        assert len(rows) == 1, f"{source}: {len(rows)} rows"
+        names = columns.split(",")
+        found = list(NUMBER.finditer(before))[-len(names) :]
+        rest.append(before[: found[0].start()])
+        for number, name in zip(found, names, strict=True):
+            said = number[0].replace(",", "").removeprefix("+")
+            value = rows[0][name.removesuffix("%")] * (100 if name.endswith("%") else 1)
+            digits = len(said.partition(".")[2])
+            if said != f"{value:.{digits}f}":
+                wrong.append(f"{source}: {said} is {value:.6g}")
+    assert not wrong
+    unsourced = [number for number in NUMBER.findall("".join([*rest, last])) if "." in number]
+    assert not {number.lstrip("+-") for number in unsourced} - {*STATED.split()}

@@ -17,6 +17,7 @@ from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.measures import Arm, Measures, ended, weighted
 from experiments.analysis.paired import LEVEL, paired
+from experiments.groundwork.evaluation import EVALUATIONS
 from experiments.groundwork.recipe import Recipe, network
 from experiments.groundwork.variants import RATES, VARIANTS, WITH_BLOCK, variant_at
 from mnist_jax.model import Placement, centres
@@ -58,6 +59,9 @@ ARMS_SHOWN = (
     "low:+.2f high:+.2f"
 )
 RATES_SHOWN = "placement learning_rate n mean:.2f sd:.2f chosen"
+RATES_GAIN_SHOWN = (
+    "placement evaluation learning_rate n accuracy:.2f effect:+.3f low:+.3f high:+.3f"
+)
 
 
 class Contrast(NamedTuple):
@@ -223,6 +227,26 @@ def chosen_rates(measures: Measures) -> pd.DataFrame:
         )
         known = len(tried) == len(RATES) and all(ended(measures, held_out_at(x)) for x in RATES)
         rows += [row | {"chosen": known and row is best} for row in tried]
+    return pd.DataFrame(rows)
+
+
+def chosen_rates_gain(measures: Measures, rates: Mapping[Placement, float]) -> pd.DataFrame:
+    """What the chosen rates, which few seeds chose, gain over the report's on the test images.
+
+    Returns:
+      A row for each placement and evaluation: placement, evaluation, learning_rate, accuracy (mean
+      at this rate, percent), and what `paired.paired` returns of the gain, in points.
+    """
+    rows = []
+    for place, rate in rates.items():
+        for evaluation in EVALUATIONS:
+            mine, report = (
+                Arm(name, place, evaluation) for name in (variant_at(rate), NONE.variant)
+            )
+            row = {"placement": place, "evaluation": evaluation, "learning_rate": rate}
+            row |= paired(weighted(measures, {mine: 1, report: -1} if mine != report else {}))
+            if row["n"]:
+                rows.append(row | {"accuracy": measures.by_seed[mine].mean()})
     return pd.DataFrame(rows)
 
 

@@ -46,6 +46,7 @@ SAVED_LOSS: dict[Measure, str] = {
 }
 ABSORBED = "saved less half of what is saved without a block"
 ORDER = "after_fc1 - before_fc1"
+WITHOUT = f"{ORDER}, without the farthest seed"
 
 WORDS = ["reading", "variant", "evaluation", "where", "unit", "test", "note"]
 NUMBERS = ["effect", "low", "high", "low90", "high90", "sd", "p", "p_sign", "ahead", "single_pair"]
@@ -91,6 +92,8 @@ def evidence_of(measures: Measures, timing: Mapping[str, Any] | None = None) -> 
             continue
         if one.reading == ORDER:
             row["single_pair"] = single_pair(*(measures.by_seed[arm] for arm in one.weights))
+        if one.reading == WITHOUT:
+            row |= paired(_without_the_farthest(weighted(measures, one.weights)))
         if one.unit == "epochs" and one.reading != ABSORBED:
             row["note"] = _never_reached(measures, one.weights)
         rows.append(row)
@@ -153,6 +156,8 @@ def _orders() -> Iterator[Comparison]:
             weights = gap(variant, evaluation)
             primary = evaluation == PRIMARY
             yield Comparison(4, ORDER, variant, evaluation, "", "points", weights, primary)
+            if primary:  # how much a single run decides
+                yield Comparison(4, WITHOUT, variant, evaluation, "", "points", weights)
         weights = gap("mnist", evaluation) | gap("report", evaluation, -1)
         reading = f"mnist - half, of {ORDER}"
         yield Comparison(4, reading, "", evaluation, "", "points", weights)
@@ -215,6 +220,11 @@ def single_pair(*networks: pd.Series) -> float:
             apart = np.abs(values[first] - values[second]) >= MARGIN_POINTS - 1e-9
             shares.append(float(apart.mean()))
     return float(np.mean(shares)) if shares else np.nan
+
+
+def _without_the_farthest(differences: pd.Series) -> pd.Series:
+    """The differences but the one that lies farthest from their median."""
+    return differences.drop((differences - differences.median()).abs().idxmax())
 
 
 def _never_reached(measures: Measures, arms: Mapping[Arm, float]) -> str:

@@ -9,7 +9,7 @@ report's layers, learning rate, format and, unstated in the report, momentum 0.9
 (0.5, 0.5); it never calls `model.eval()`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +22,9 @@ from experiments.groundwork.variants import CANDIDATES
 
 BATCH = 64
 
-ACCURACIES_SHOWN = (
-    "evaluation placement digit images mean:.2f sd:.2f low:.2f high:.2f published:.0f inside"
-)
+ACCURACIES_SHOWN = "evaluation placement digit images mean:.2f sd:.2f low:.2f high:.2f"
+PRINTED_SHOWN = "evaluation placement digit images mean:.1f low:.0f high:.0f published:.0f inside"
+LOADERS_SHOWN = "evaluation loader can_print:.1% log10_probability:.1f behind:.1f"
 SAMPLING_SHOWN = (
     "evaluation sampling printed images:, step_percent:.1f reachable total mean_percent:.1f "
     "hundreds:.1f p_low_before_fc1:.2f p_low_after_fc1:.2f log10_probability:.1f place among"
@@ -57,18 +57,21 @@ def samplings(size: int) -> dict[str, np.ndarray]:
     }
 
 
+FOUR = "first 4 of each batch"  # the tutorial's sample, whose percentages it cuts off
+BATCHES = (32, 64, 128, 256, 1000)  # sizes of a test batch that are tried
+SHUFFLES = 2000  # random samples that stand for a test loader that shuffles
 PRINTED = {"cut off": np.floor, "rounded": np.rint}  # how a percentage became a whole number
 
 
 def accuracies(answers: Iterable[Answers]) -> pd.DataFrame:
-    """Accuracy by digit over the whole test split after the last epoch, beside the report's.
+    """Accuracy by digit over the whole test split after the last epoch.
 
     Only answers of the variant `report` count.
 
     Returns:
       A row for each evaluation, placement and digit, in percent: mean over seeds, sd, low and high
-      (95 % prediction interval for one new run, computed on the scale of the logit), images,
-      published (NaN where the report has none), inside, n. One seed gives no interval.
+      (95 % prediction interval for one new run, computed on the scale of the logit), images, n. One
+      seed gives no interval.
     """
     tables = []
     for answer in answers:
@@ -86,7 +89,6 @@ def accuracies(answers: Iterable[Answers]) -> pd.DataFrame:
             }
         )
         table["mean"], table["n"] = 100 * share.mean(axis=0), n
-        table["published"] = published.PER_CLASS_ACCURACY_PERCENT.get(answer.placement, np.nan)
         table[["sd", "low", "high"]] = np.nan
         if n > 1:
             half = 0.5 / images  # the share of half an image, so that no logit is infinite
@@ -95,11 +97,30 @@ def accuracies(answers: Iterable[Answers]) -> pd.DataFrame:
             low, high = stats.t.interval(0.95, n - 1, values.mean(axis=0), scale)
             table["sd"] = 100 * share.std(axis=0, ddof=1)
             table["low"], table["high"] = 100 * special.expit(low), 100 * special.expit(high)
-        inside = table["published"].between(table["low"], table["high"])
-        table["inside"] = inside.astype("boolean").mask(
-            table[["published", "low"]].isna().any(axis=1)
-        )
         tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def printed_percentages(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
+    """The report's percentages beside those that our runs print of the tutorial's 628 images.
+
+    Returns:
+      A row for each evaluation, placement and digit: evaluation, placement, digit, images (of the
+      sample), mean, low and high (mean and 2.5 and 97.5 % quantiles of the whole percentages that
+      our runs print), published, inside.
+    """
+    mask = samplings(len(labels))[FOUR]
+    sample = np.bincount(labels[mask], minlength=10)
+    tables = []
+    for evaluation, networks in _networks(answers, labels):
+        for placement, right in networks.items():
+            percent = _percent(_mistakes(right, labels, mask), sample, np.floor)
+            low, high = np.quantile(percent, (0.025, 0.975), axis=0, method="inverted_cdf")
+            target = np.array(published.PER_CLASS_ACCURACY_PERCENT[placement])
+            table = {"evaluation": evaluation, "placement": placement, "digit": range(10)}
+            table |= {"images": sample, "mean": percent.mean(axis=0), "low": low, "high": high}
+            table |= {"published": target, "inside": (low <= target) & (target <= high)}
+            tables.append(pd.DataFrame(table))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -128,18 +149,10 @@ def sampling(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
       reachable), place, among (how many are compared). It is empty unless both networks have
       answers of three seeds.
     """
-    networks: dict[str, dict[str, np.ndarray]] = {}  # whether each image was right
-    for answer in answers:
-        if answer.variant == "report" and answer.placement in published.HISTORY:
-            right = _unpacked(answer, len(labels))
-            networks.setdefault(answer.evaluation, {})[answer.placement] = right
     rows = []
-    for evaluation, right in networks.items():
-        shared = min(len(each) for each in right.values())
-        if len(right) < len(published.HISTORY) or shared < 3:
-            continue
+    for evaluation, right in _networks(answers, labels):
         for name, mask in samplings(len(labels)).items():
-            wrong = {place: _mistakes(x[:shared], labels, mask) for place, x in right.items()}
+            wrong = {place: _mistakes(x, labels, mask) for place, x in right.items()}
             sample = np.bincount(labels[mask], minlength=10)
             for printed, whole in PRINTED.items():
                 row = {"evaluation": evaluation, "sampling": name, "printed": printed}
@@ -179,6 +192,68 @@ def _printed_by(
     return row | {"place": 1 + int((own < report).sum()), "among": runs + 1}
 
 
+def loaders(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
+    """How the report's test images were loaded, if it printed the first four of each batch.
+
+    A loader in the order of the file shows the same images to both networks. One that shuffles
+    shows other images at each evaluation, so the probability of a network's ten percentages is
+    the mean over random samples of as many images. Our own answers with batch statistics are those
+    of batches of 64 in the order of the file, whatever the loader.
+
+    Returns:
+      A row for each evaluation and loader: evaluation, loader, can_print (share of the loader's
+      samples that can print all twenty percentages), log10_probability (of exactly these), behind
+      (the best loader's less this one's). Empty where `sampling` is.
+    """
+    rows, place = [], np.arange(len(labels))
+    for evaluation, networks in _networks(answers, labels):
+        for size in BATCHES:
+            mask = place % size < 4
+            found = [_of_sample(mask, labels, *network) for network in networks.items()]
+            row = {"evaluation": evaluation, "loader": f"file order, batches of {size}"}
+            row |= {"can_print": float(np.isfinite(found).all())}
+            rows.append(row | {"log10_probability": float(np.sum(found))})
+        each = np.array([_of_random_samples(labels, *network) for network in networks.items()])
+        row = {"evaluation": evaluation, "loader": f"shuffled, batches of {BATCH}"}
+        row |= {"can_print": float(np.isfinite(each).mean(axis=1).prod())}
+        with np.errstate(divide="ignore"):
+            rows.append(row | {"log10_probability": np.log10((10**each).mean(axis=1)).sum()})
+    table = pd.DataFrame(rows)
+    if len(table):
+        best = table.groupby("evaluation")["log10_probability"].transform("max")
+        table["behind"] = best - table["log10_probability"]
+    return table
+
+
+def _of_random_samples(labels: np.ndarray, placement: str, right: np.ndarray) -> list[float]:
+    """`_of_sample` of `SHUFFLES` random samples that are as large as the tutorial's."""
+    rng = np.random.default_rng(0)
+    images = [np.flatnonzero(labels == digit) for digit in range(10)]
+    count = int(samplings(len(labels))[FOUR].sum())
+    # The counts of the digits first, because most of them cannot print the percentages.
+    samples = rng.multivariate_hypergeometric([len(x) for x in images], count, size=SHUFFLES)
+    found = []
+    for sample in samples:
+        chosen = np.zeros(0, int)
+        if _fits(sample, placement).any(axis=0).all():
+            both = zip(images, sample, strict=True)
+            chosen = np.concatenate([rng.choice(x, k, replace=False) for x, k in both])
+        found.append(_of_sample(chosen, labels, placement, right) if len(chosen) else -np.inf)
+    return found
+
+
+def _of_sample(chosen: np.ndarray, labels: np.ndarray, placement: str, right: np.ndarray) -> float:
+    """Log10 probability that a network prints the report's percentages of a sample, cut off."""
+    fits = _fits(np.bincount(labels[chosen], minlength=10), placement)
+    return float(_log_probability(fits, _mistakes(right, labels, chosen)) / np.log(10))
+
+
+def _fits(sample: np.ndarray, placement: str) -> np.ndarray:
+    """Which numbers of mistakes print as the report's percentages, `[K, 10]`."""
+    possible = _percent(np.arange(sample.max() + 1)[:, None], sample, np.floor)
+    return possible == np.array(published.PER_CLASS_ACCURACY_PERCENT[placement])
+
+
 def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
     """Is "about 92 %" without a block a mean of sampled percentages, as "nearly 98 %" may be?
 
@@ -198,7 +273,7 @@ def baselines(answers: Iterable[Answers], labels: np.ndarray) -> pd.DataFrame:
         if answer.evaluation != "running":  # without a block the others would be the same
             continue
         right = _unpacked(answer, len(labels))
-        mask = samplings(len(labels))["first 4 of each batch"]
+        mask = samplings(len(labels))[FOUR]
         sample = np.bincount(labels[mask], minlength=10)
         printed = _percent(_mistakes(right, labels, mask), sample, np.floor).mean(axis=1)
         everything = 100 * right.mean(axis=1)
@@ -221,15 +296,33 @@ def about_92(percent: Any) -> Any:
     return np.abs(percent - published.BASELINE_ACCURACY_PERCENT) <= 0.5 + 1e-9
 
 
+def _networks(
+    answers: Iterable[Answers], labels: np.ndarray
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """For each evaluation whether the networks with a block read each image, `[n, N]`.
+
+    Only evaluations that both networks of the report have, with three seeds or more.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for answer in answers:
+        if answer.variant == "report" and answer.placement in published.HISTORY:
+            right = _unpacked(answer, len(labels))
+            found.setdefault(answer.evaluation, {})[answer.placement] = right
+    for evaluation, networks in found.items():
+        shared = min(len(right) for right in networks.values())
+        if len(networks) == len(published.HISTORY) and shared >= 3:
+            yield evaluation, {place: right[:shared] for place, right in networks.items()}
+
+
 def _unpacked(answer: Answers, size: int) -> np.ndarray:
     """Whether each image was right, `[n, N]` of booleans."""
     return np.unpackbits(answer.correct, axis=1, count=size).astype(bool)
 
 
-def _mistakes(right: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _mistakes(right: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Mistakes in a sample by digit, `[n, 10]`."""
-    digits = labels[mask][:, None] == np.arange(10)  # [images, 10]
-    return (~right[:, mask]).astype(np.int64) @ digits
+    digits = (labels[chosen][:, None] == np.arange(10)).astype(np.float32)  # [images, 10]
+    return ((~right[:, chosen]).astype(np.float32) @ digits).astype(np.int64)  # counts are exact
 
 
 def _percent(wrong: np.ndarray, sample: np.ndarray, whole: np.ufunc) -> np.ndarray:

@@ -27,8 +27,11 @@ SHOWN = {
     "arms": block.ARMS_SHOWN,
     "contrasts": block.CONTRASTS_SHOWN,
     "rates": block.RATES_SHOWN,
+    "rates_gain": block.RATES_GAIN_SHOWN,
     "per_class": per_class.ACCURACIES_SHOWN,
+    "printed": per_class.PRINTED_SHOWN,
     "sampling": per_class.SAMPLING_SHOWN,
+    "loaders": per_class.LOADERS_SHOWN,
     "baselines": per_class.BASELINES_SHOWN,
 }
 
@@ -76,8 +79,11 @@ def analyse(
         "arms": block.arms(runs, measures),
         "contrasts": block.contrasts(measures, block.rates_in(rates)),
         "rates": rates,
+        "rates_gain": block.chosen_rates_gain(measures, block.rates_in(rates)),
         "per_class": per_class.accuracies(answers),
+        "printed": per_class.printed_percentages(answers, labels),
         "sampling": per_class.sampling(answers, labels),
+        "loaders": per_class.loaders(answers, labels),
         "baselines": per_class.baselines(answers, labels),
     }
     notes = [*_notes_on_runs(results, runs, measures)]

@@ -1,5 +1,6 @@
 """The figures of a study, which `experiments/results/README.md` shows."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.analysis import Tables, complete_runs, evaluated
-from experiments.analysis.block import AS_LARGE, LABELS, LONGER, NORM_ONLY, WHOLE, Arm
 from experiments.analysis.evidence import EQUAL, ORDER
 from experiments.analysis.runs import evaluations_of
 from experiments.figures.style import (
@@ -29,12 +27,19 @@ from experiments.figures.style import (
 )
 from experiments.groundwork import published
 from experiments.groundwork.variants import VARIANTS, WITH_BLOCK
-from mnist_jax.model import PLACEMENTS
 
-# What lies farther from the middle values than this many times their range is far out. The middle
-# values are 98 % of seeds, or 80 % of the means of rows, of which there are fewer.
+# A seed that lies farther from the middle 98 % than this many times their range is far out.
 FAR = 3
 EVALUATION_COLOURS = {"running": "#D55E00", "batch": "#009E73", "recalibrated": "#56B4E9"}
+
+# What the block is compared with, and the names of these contrasts; {} is the place of the block.
+GAINS = {
+    "no block, at the report's rate": "block {} - no block",
+    "no block, as many parameters": r"block {} - no block, fc1 of \d+",
+    "batch norm and ReLU alone": "block - batch norm and ReLU, {}",
+    "no block, both for 30 epochs": "block {} - no block, both at 30 epochs",
+    "no block, each at its best rate": r"block {} at 0\S+ - no block at 0\S+",
+}
 
 
 def draw(results: pd.DataFrame, tables: Tables, folder: Path) -> None:
@@ -55,7 +60,7 @@ def draw(results: pd.DataFrame, tables: Tables, folder: Path) -> None:
     drawing: dict[str, tuple[int, Callable[[Path], None]]] = {
         "evaluations": (len(report), lambda path: evaluations(report, path)),
         "paired_differences": (len(evidence), lambda path: paired_differences(evidence, path)),
-        "block": (len(contrasts), lambda path: block(contrasts, runs, path)),
+        "gains": (len(contrasts), lambda path: gains(contrasts, path)),
     }
     for name, (rows, draw_it) in drawing.items():
         if rows:
@@ -131,59 +136,61 @@ def paired_differences(evidence: pd.DataFrame, path: Path) -> None:
             pixels = VARIANTS[row["variant"]].pixels
             labels.append(f"{title}\npixels: {pixels}, {row['evaluation']}, {row['n']} seeds")
         _forest_axis(axes, rows, labels)
-        report = legend_line(f"the report's two runs, {claimed:+.2f}", REPORT, "", "D", fill="none")
-        figure.legend(handles=[*_forest_legend(), report], loc="outside lower center", ncols=3)
+        handles = [
+            legend_line("a small mark: a seed", "#767676", "", "."),
+            legend_line("mean and its 95 % interval", "black", "-", "|", width=2.2),
+            legend_line(f"the report's two runs, {claimed:+.2f}", REPORT, "", "D", fill="none"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         save(figure, path)
 
 
-def block(contrasts: pd.DataFrame, runs: pd.DataFrame, path: Path) -> None:
-    """Draws paired differences to networks without a block, and the error against the epoch.
+def gains(contrasts: pd.DataFrame, path: Path) -> None:
+    """Draws what the block adds, by place and by what it is compared with.
 
     Args:
       contrasts: what `experiments.analysis.block.contrasts` returned.
-      runs: results, as `experiments.analysis` describes them.
       path: where the figure goes, as `experiments.figures` explains.
     """
-    rows = contrasts[contrasts["contrast"].str.contains("no block")].to_dict("records")
+    found = contrasts.set_index("contrast")
     with styled():
-        height = 1.2 + 0.3 * max(8, len(rows))
-        figure = Figure(figsize=(1.5 * WIDTH, height), layout="constrained")
-        forest, errors = figure.subplots(1, 2, width_ratios=(3, 2))
-        for y, row in enumerate(rows):
-            placed = [name for name in WITH_BLOCK if name.replace("_", " ") in row["contrast"]]
-            _forest_row(forest, row, y, LOOKS[placed[0] if placed else "none"])
-            if y and row["question"] != rows[y - 1]["question"]:
-                forest.axhline(y - 0.5, color="#BBBBBB", linewidth=0.6)
-        _forest_axis(forest, rows, [f"{row['contrast']} ({row['n']})" for row in rows])
-        for arm, look in _arm_looks(runs).items():
-            mine = runs[(runs["variant"] == arm.variant) & (runs["placement"] == arm.placement)]
-            error = 100 - mine.groupby("epoch")["test_accuracy_percent"].mean()
-            line = {"color": look.colour, "marker": marker_of(error)}
-            errors.plot(error.index, error, look.line, label=look.label, **line)
-        errors.set_yscale("log")
-        ticks = [0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 50]
-        errors.yaxis.set_major_locator(FixedLocator(ticks))
-        errors.yaxis.set_minor_locator(NullLocator())
-        errors.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        errors.set_ylabel("test error, %, mean over seeds (log axis)")
-        epochs_axis(errors)
-        errors.legend(fontsize=8)
-        figure.legend(handles=_forest_legend(), loc="outside lower center", ncols=2)
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color="#767676", linewidth=1.0)
+        for y, pattern in enumerate(GAINS.values()):
+            for shift, place in zip((-0.18, 0.18), WITH_BLOCK, strict=True):
+                name = re.compile(pattern.format(place.replace("_", " ")))
+                mine = found[[bool(name.fullmatch(str(one))) for one in found.index]]
+                look = LOOKS[place]
+                for row in mine.to_dict("records"):
+                    for more, mark, face in ((0.0, "", look.colour), (0.11, "recalibrated", "w")):
+                        low, high = (row[f"{mark}_{end}".strip("_")] for end in ("low", "high"))
+                        line = {"color": look.colour, "linewidth": 1.6}
+                        axes.plot([low, high], [y + shift + more] * 2, **line)
+                        drawn = {"color": look.colour, "mfc": face, "markersize": 5.5}
+                        axes.plot(row[mark or "effect"], y + shift + more, look.marker, **drawn)
+        axes.set_yticks(range(len(GAINS)), list(GAINS))
+        axes.set_ylim(len(GAINS) - 0.5, -0.5)
+        axes.set_ylabel("compared with")
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("test accuracy gained by the block, percentage points, with 95 % intervals")
+        looks = [LOOKS[place] for place in WITH_BLOCK]
+        handles = [
+            legend_line(f"{look.label}, {kind}", look.colour, "-", look.marker, fill=fill)
+            for look in looks
+            for kind, fill in (("running", None), ("recalibrated", "white"))
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
         save(figure, path)
 
 
 def limits_without_far(values: np.ndarray) -> tuple[float, float]:
     """The ends of an axis that shows all values but those that lie far out."""
-    shown = values[~_far_out(values, 0.98)]
+    low, high = np.quantile(values, (0.01, 0.99))
+    reach = FAR * (high - low)
+    shown = values[(values >= low - reach) & (values <= high + reach)]
     margin = 0.05 * np.ptp(shown) or 0.1
     return shown.min() - margin, shown.max() + margin
-
-
-def _far_out(values: np.ndarray, middle: float) -> np.ndarray:
-    """For each of the values `[n]`, whether it is far out; `middle` is the share of the middle."""
-    low, high = np.quantile(values, ((1 - middle) / 2, (1 + middle) / 2))
-    reach = FAR * (high - low)
-    return (values < low - reach) | (values > high + reach)
 
 
 def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> None:
@@ -196,68 +203,31 @@ def _forest_row(axes: Axes, row: Mapping[Any, Any], y: float, look: Look) -> Non
     axes.plot(row["effect"], y, "|", color="black", markersize=13, mew=1.8)
 
 
-def _forest_legend() -> list[Line2D]:
-    return [
-        legend_line("a small mark: a seed", "#767676", "", "."),
-        legend_line("mean and its 95 % interval", "black", "-", "|", width=2.2),
-    ]
-
-
 def _forest_axis(axes: Axes, rows: Sequence[Mapping[Any, Any]], labels: Sequence[str]) -> None:
     """A row for each label, the first on top, and a line where there is no difference.
 
     Where seeds lie so far out that all others would shrink to a line, an arrow at the edge has
-    their numbers. Where the mean of a row does, the arrow has the mean and its interval.
+    their numbers.
     """
-    means = np.array([row["effect"] for row in rows], float)
-    far = _far_out(means, 0.8) if len(rows) else np.zeros(0, bool)
-    near = [row for row, is_far in zip(rows, far, strict=True) if not is_far]
-    seeds = [value for row in near for value in row["differences"]]
-    if seeds:
-        left, right = limits_without_far(np.array(seeds))
+    if rows:
+        left, right = limits_without_far(np.concatenate([row["differences"] for row in rows]))
         # Means and their intervals are always shown; with one seed there is no interval.
-        ends = np.array([row[name] for row in near for name in ("low", "effect", "high")], float)
+        ends = np.array([row[name] for row in rows for name in ("low", "effect", "high")], float)
         left = min(left, *ends[np.isfinite(ends)])
         right = max(right, *ends[np.isfinite(ends)])
         axes.set_xlim(left, right)
-        for y, (row, is_far) in enumerate(zip(rows, far, strict=True)):
-            if is_far:
-                text = f"{row['effect']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
-                lower, higher = ([text], []) if row["effect"] < left else ([], [text])
-            else:
-                seeds = sorted(row["differences"])
-                lower = [f"{value:+.1f}" for value in seeds if value < left]
-                higher = [f"{value:+.1f}" for value in seeds if value > right]
-            at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-            height = 0 if is_far else 7  # above the interval, which a far row does not show
-            if lower:
-                text = f"\u2190 {', '.join(lower)}"
-                axes.annotate(text, (left, y), (4, height), ha="left", **at_edge)
+        at_edge = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        for y, row in enumerate(rows):
+            lower, higher = (
+                ", ".join(f"{x:+.1f}" for x in sorted(row["differences"]) if beyond(x))
+                for beyond in (lambda x: x < left, lambda x: x > right)
+            )
+            if lower:  # above the interval
+                axes.annotate(f"\u2190 {lower}", (left, y), (4, 7), ha="left", **at_edge)
             if higher:
-                text = f"{', '.join(higher)} \u2192"
-                axes.annotate(text, (right, y), (-4, height), ha="right", **at_edge)
+                axes.annotate(f"{higher} \u2192", (right, y), (-4, 7), ha="right", **at_edge)
     axes.axvline(0, color="#767676", linewidth=1.0)
     axes.set_xlabel("difference in final test accuracy, percentage points")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-
-
-def _arm_looks(runs: pd.DataFrame) -> dict[Arm, Look]:
-    """The networks whose error is drawn, in their longer runs if these have ended."""
-    found = {Arm(*cell) for cell in zip(runs["variant"], runs["placement"], strict=True)}
-    last = runs[runs["variant"] == LONGER]["epoch"].max()  # NaN without runs
-    ended = last >= VARIANTS[LONGER].epochs
-    looks = {
-        Arm(LONGER if ended and Arm(LONGER, name) in found else WHOLE, name): LOOKS[name]
-        for name in PLACEMENTS
-    }
-    looks |= {
-        large: LOOKS["none"]._replace(line=line, label=LABELS[large])
-        for large, line in zip(AS_LARGE.values(), ("--", "-"), strict=True)
-    }
-    looks |= {
-        Arm(NORM_ONLY, place): LOOKS[place]._replace(line=":", label=LABELS[Arm(NORM_ONLY, place)])
-        for place in AS_LARGE
-    }
-    return {arm: look for arm, look in looks.items() if arm in found}
