@@ -48,41 +48,24 @@ def test_names_and_shapes(placement):
     assert jax.tree.map(jnp.shape, variables.get("batch_stats", {})) == batch_stats
     chex.assert_tree_all_finite(variables)
     chex.assert_type(jax.tree.leaves(variables), jnp.float32)
-
-
-@placements
-def test_parameter_count(placement):
-    leaves = jax.tree.leaves(initialised(placement)["params"])
+    leaves = jax.tree.leaves(variables["params"])
     assert sum(leaf.size for leaf in leaves) == PARAMETERS[placement]
+    for train in (True, False):
+
+        def apply(variables, images, train=train):
+            return LeNet(placement).apply(variables, images, train=train, mutable=["batch_stats"])
+
+        logits, updates = jax.eval_shape(apply, variables, images(5))
+        chex.assert_shape(logits, (5, 10))
+        chex.assert_type(logits, jnp.float32)
+        assert jax.tree.map(jnp.shape, updates.get("batch_stats", {})) == batch_stats
 
 
-@placements
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("batch", [2, 5])
-def test_logits(placement, train, batch):
-    variables = initialised(placement)
-
-    def apply(variables, images):
-        return LeNet(placement).apply(variables, images, train=train, mutable=["batch_stats"])
-
-    logits, updates = jax.eval_shape(apply, variables, images(batch))
-    chex.assert_shape(logits, (batch, 10))
-    chex.assert_type(logits, jnp.float32)
-    chex.assert_trees_all_equal_shapes(
-        updates.get("batch_stats", {}), variables.get("batch_stats", {})
-    )
-
-
-@placements
-@pytest.mark.parametrize(
-    "shape", [(28, 28, 1), (2, 28, 28), (2, 1, 28, 28), (2, 32, 32, 1), (2, 28, 28, 3)]
-)
-def test_wrong_image_shapes_raise(placement, shape):
-    with pytest.raises(AssertionError, match="28, 28, 1"):
-        LeNet(placement).apply(initialised(placement), jnp.zeros(shape, jnp.uint8), train=False)
-
-
-def test_images_that_are_scaled_already_raise():
+def test_wrong_images_raise():
+    """Of another shape, or scaled already."""
+    for shape in ((28, 28, 1), (2, 1, 28, 28), (2, 32, 32, 1), (2, 28, 28, 3)):
+        with pytest.raises(AssertionError, match="28, 28, 1"):
+            LeNet("none").apply(initialised("none"), jnp.zeros(shape, jnp.uint8), train=False)
     with pytest.raises(AssertionError, match="uint8"):
         LeNet("none").apply(initialised("none"), jnp.zeros((2, 28, 28, 1)), train=False)
 
@@ -90,17 +73,6 @@ def test_images_that_are_scaled_already_raise():
 def test_an_unknown_placement_is_named():
     with pytest.raises(ValueError, match=r"none.*before_fc1.*after_fc1.*not 'before_fc2'"):
         LeNet("before_fc2").init(jax.random.key(0), images(1), train=False)
-
-
-@pytest.mark.parametrize("placement", CHANNELS)
-def test_the_block_is_relu_of_input_plus_branch(placement):
-    c = CHANNELS[placement]
-    x = jax.random.normal(jax.random.key(2), (c, 4, 4, 3))
-    block = ResidualBlock()
-    variables = jax.jit(functools.partial(block.init, train=False))(jax.random.key(0), x)
-    params = variables["params"] | {"bn2": {"scale": jnp.zeros(c), "bias": jnp.full(c, 0.25)}}
-    y = jax.jit(functools.partial(block.apply, train=False))(variables | {"params": params}, x)
-    np.testing.assert_array_equal(y, np.maximum(np.asarray(x) + np.float32(0.25), 0))
 
 
 class TestArms:
@@ -184,36 +156,26 @@ class TestArms:
         chex.assert_trees_all_equal(init(jax.random.key(0), images(1)), initialised(placement))
 
 
-def kernel_gradients(placement) -> dict[str, np.ndarray]:
-    """Of the block's two convolutions, [3, 3, C, C] each."""
-    variables = initialised(placement)
+def test_dead_taps_of_the_block_after_fc1_have_exactly_zero_gradient():
+    variables = initialised("after_fc1")
     weights = jax.random.normal(jax.random.key(3), (64, 10))
 
     def loss(params):
-        logits, _ = LeNet(placement).apply(
+        logits, _ = LeNet("after_fc1").apply(
             variables | {"params": params}, images(64), train=True, mutable=["batch_stats"]
         )
         return (logits * weights).sum()
 
     block = jax.jit(jax.grad(loss))(variables["params"])["resnet_block"]
-    return {name: np.asarray(block[name]["kernel"]) for name in ("conv1", "conv2")}
-
-
-def test_dead_taps_of_the_block_after_fc1_have_exactly_zero_gradient():
-    gradients = kernel_gradients("after_fc1")
+    gradients = [np.asarray(block[name]["kernel"]) for name in ("conv1", "conv2")]
     border = np.ones((3, 3), bool)
     border[1, 1] = False
-    dead = np.concatenate([gradient[border].ravel() for gradient in gradients.values()])
+    dead = np.concatenate([gradient[border].ravel() for gradient in gradients])
     assert dead.size == 230_400
     assert np.all(dead == 0)
-    for gradient in gradients.values():
+    for gradient in gradients:
         # A unit of fc1 that no image switches on stops its row; most are on for some image.
         assert np.mean(gradient[1, 1] != 0) > 0.5
-
-
-def test_no_tap_of_the_block_before_fc1_is_dead():
-    for gradient in kernel_gradients("before_fc1").values():
-        assert np.all(np.any(gradient != 0, axis=(2, 3)))
 
 
 def size_of_logits(pixels: Pixels) -> float:
@@ -242,7 +204,4 @@ def test_the_pixel_scales_are_pinned(name):
     # It is a golden number that a scale a little beside it does not give.
     assert size_of_logits(pixels._replace(mean=pixels.mean + 0.001)) != golden
     assert size_of_logits(pixels._replace(std=pixels.std + 0.001)) != golden
-
-
-def test_the_default_pixels_are_the_reports():
-    assert LeNet("none") == LeNet("none", PIXELS["half"])
+    assert LeNet("none").pixels == PIXELS["half"]
