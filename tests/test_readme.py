@@ -4,6 +4,7 @@ import contextlib
 import io
 from pathlib import Path
 
+import jax
 import pytest
 from markdown_it import MarkdownIt
 
@@ -26,6 +27,7 @@ def test_a_block_runs(code, mnist_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(mnist_dir))
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    standard = jax.numpy_dtype_promotion("standard")  # as users have it; optax.adam needs it
+    with contextlib.redirect_stdout(printed), standard:
         exec(compile(code, "README", "exec"), {})
     assert printed.getvalue()
