@@ -11,7 +11,7 @@ from experiments.groundwork.variants import CANDIDATES, VARIANTS
 from mnist_jax.model import PLACEMENTS, Placement
 
 BLOCKS = ("before_fc1", "after_fc1")
-# Points of every accuracy; a variant that is not named has -6.
+# Points of every accuracy by variant; one that is not named has -6. Then by placement.
 SHIFT = {"report": 0.0, "mnist": 0.15, "unnormalised": -0.4}
 GAIN = {"none": -0.3, "before_fc1": 0.0, "after_fc1": 0.1}
 EVALUATION = {"": 0.0, "batch_": 0.2, "recalibrated_": 0.4}  # points of the test accuracy
@@ -23,11 +23,9 @@ def study(
     variants: Sequence[str] = tuple(CANDIDATES),
     placements: Sequence[str] = PLACEMENTS,
     epochs: int | None = None,
-    gain: Mapping[str, float] = GAIN,
-    shift: Mapping[str, float] = SHIFT,
+    better: Mapping[str, float] | None = None,
     evaluation: Mapping[str, float] = EVALUATION,
-    sd: float = 0.1,
-    rng_seed: int = 0,
+    noise: tuple[float, int] = (0.1, 0),
 ) -> pd.DataFrame:
     """Results around the report's curve before fc1.
 
@@ -40,13 +38,13 @@ def study(
       variants: keys of `VARIANTS`.
       placements: of the block.
       epochs: the number of epochs; None means that of each setting.
-      gain: points of accuracy by placement, or by variant/placement.
-      shift: points of accuracy by variant.
+      better: points of accuracy by variant, by placement and by variant/placement, in place of
+        those of `SHIFT` and `GAIN`.
       evaluation: points of test accuracy by prefix of the evaluation's columns.
-      sd: of an accuracy, in points.
-      rng_seed: of the noise.
+      noise: standard deviation of an accuracy, in points, and the seed of the generator.
     """
-    rng = np.random.default_rng(rng_seed)
+    sd, rng_seed = noise
+    rng, known = np.random.default_rng(rng_seed), SHIFT | GAIN | dict(better or {})
     history = published.HISTORY["before_fc1"]
     longest = max(epochs or VARIANTS[variant].epochs for variant in variants)
     curve = np.array([line[1:] for line in history])[np.minimum(np.arange(longest), 9)]  # [E, 4]
@@ -56,32 +54,33 @@ def study(
         for placement in placements:
             count = epochs or VARIANTS[variant].epochs
             own, run = rng.normal(size=(seeds, count, 1)), rng.normal(size=(seeds, 1, 1))
-            noise = sd * (own + run + shared[:, :count]) / np.sqrt(3)
-            better = shift.get(variant, -6.0)
-            better += gain.get(f"{variant}/{placement}", gain.get(placement, 0.0))
-            points = better + noise  # [S, E, 1]
-            table = pd.DataFrame(
-                {
-                    "variant": variant,
-                    "placement": placement,
-                    "seed": np.repeat(np.arange(seeds), count),
-                    "epoch": np.tile(np.arange(1, count + 1), seeds),
-                }
-            )
-            values = curve[None, :count]
-            trained = values[..., 1:2] + points
-            table["train_loss"] = (values[..., :1] * np.exp(-points / 2)).ravel()
-            table["train_accuracy_percent"] = _counts(trained, 60_000).ravel()
-            for prefix, more in evaluation.items():
-                # Statistics say nothing where no block has any.
-                more = 0.0 if placement == "none" else more
-                tested = values[..., 3:4] + points + more
-                table[f"{prefix}test_loss"] = (
-                    values[..., 2:3] * np.exp(-(points + more) / 2)
-                ).ravel()
-                table[f"{prefix}test_accuracy_percent"] = _counts(tested, 10_000).ravel()
+            points = sd * (own + run + shared[:, :count]) / np.sqrt(3)
+            points += known.get(variant, -6.0)
+            points += known.get(f"{variant}/{placement}", known[placement])
+            # Statistics say nothing where no block has any.
+            none = placement == "none"
+            more = {prefix: 0.0 if none else value for prefix, value in evaluation.items()}
+            table = _runs(curve[None, :count], points, more)
+            table.insert(0, "placement", placement)
+            table.insert(0, "variant", variant)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _runs(values: np.ndarray, points: np.ndarray, evaluation: Mapping[str, float]) -> pd.DataFrame:
+    """Runs around a curve `[1, E, 4]`, better by `points` `[S, E, 1]` and those by evaluation."""
+    seeds, count = points.shape[:2]
+    columns = {
+        "seed": np.repeat(np.arange(seeds), count),
+        "epoch": np.tile(np.arange(1, count + 1), seeds),
+        "train_loss": values[..., :1] * np.exp(-points / 2),
+        "train_accuracy_percent": _counts(values[..., 1:2] + points, 60_000),
+    }
+    for prefix, more in evaluation.items():
+        columns[f"{prefix}test_loss"] = values[..., 2:3] * np.exp(-(points + more) / 2)
+        tested = _counts(values[..., 3:4] + points + more, 10_000)
+        columns[f"{prefix}test_accuracy_percent"] = tested
+    return pd.DataFrame({name: column.ravel() for name, column in columns.items()})
 
 
 def held_out(results: pd.DataFrame, variant: str, seed: int) -> dict[str, tuple]:
@@ -110,10 +109,9 @@ def answers(
     evaluation: str = "running",
     seeds: int = 12,
     error: float = 0.015,
-    hard: float = 8.0,
     rng_seed: int = 0,
 ) -> Answers:
-    """Runs that make mistakes; some images are harder than others, the same for every run.
+    """Runs that make mistakes; a tenth of the images is harder, the same for every run.
 
     Args:
       digits: `[N]` labels.
@@ -122,10 +120,9 @@ def answers(
       evaluation: see `Answers`.
       seeds: how many runs.
       error: mean share of mistakes.
-      hard: how many times as hard the hardest tenth of the images is as the rest.
       rng_seed: of the runs' noise; which images are hard is the same for every one.
     """
-    harder = np.where(np.random.default_rng(1).random(len(digits)) < 0.1, hard, 1.0)
+    harder = np.where(np.random.default_rng(1).random(len(digits)) < 0.1, 8.0, 1.0)
     rng = np.random.default_rng([rng_seed, PLACEMENTS.index(placement)])
     level = error * np.exp(0.1 * rng.normal(size=(seeds, 1)))
     wrong = rng.random((seeds, len(digits))) < level * harder / harder.mean()

@@ -64,7 +64,7 @@ def test_a_line_twice_is_an_error():
 
 def test_evaluations_are_told_apart():
     """Each stands in its turn where the tables look for the test images' numbers."""
-    runs = study(3, variants=("report",), sd=0, evaluation={"": 0.0, "recalibrated_": 0.4})
+    runs = study(3, variants=("report",), noise=(0, 0), evaluation={"": 0.0, "recalibrated_": 0.4})
     assert evaluations_of(runs) == ("running", "recalibrated")
     found = measures_of(runs).by_seed
     exact, running = (

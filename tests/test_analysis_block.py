@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import GAIN, study
+from simulated import study
 
 from experiments.analysis import block, complete_runs, paired
 from experiments.analysis.measures import measures_of
@@ -15,16 +15,16 @@ BEFORE, AFTER = "before_fc1", "after_fc1"
 HELD_OUT = [f"held_out_{rate}" for rate in RATES]
 # Shortcut worth 0.1, batch norm 0.3, both together 0.2 more than that, against a plain block.
 PARTS = {"plain_block": -0.3, "no_batch_norm": -0.2, "no_shortcut": 0.0, "report": 0.3}
-GAINS = GAIN | {f"{variant}/{BEFORE}": points for variant, points in PARTS.items()}
+GAINS = {f"{variant}/{BEFORE}": points for variant, points in PARTS.items()}
 
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
     variants = (*PARTS, "batch_norm_only")
     arms = [
-        study(40, variants=variants, shift=dict.fromkeys(variants, 0.0), gain=GAINS),
-        study(40, variants=("wide_134",), placements=("none",), shift={"wide_134": 0.05}),
-        study(30, variants=("longer",), shift={"longer": 0.2}, rng_seed=2),
+        study(40, variants=variants, better=dict.fromkeys(variants, 0.0) | GAINS),
+        study(40, variants=("wide_134",), placements=("none",), better={"wide_134": 0.05}),
+        study(30, variants=("longer",), better={"longer": 0.2}, noise=(0.1, 2)),
     ]
     return complete_runs(pd.concat(arms, ignore_index=True))
 
@@ -70,11 +70,11 @@ def test_holm_covers_all_contrasts_also_those_without_runs(runs):
 
 def test_nothing_is_claimed_where_nothing_is_there():
     """Of studies without any effect, one in twenty at most finds one in any of its contrasts."""
-    options = {"variants": tuple(PARTS), "shift": dict.fromkeys(PARTS, 0.0), "epochs": 1}
-    options |= {"gain": dict.fromkeys(("none", BEFORE, AFTER), 0.0), "evaluation": {"": 0.0}}
+    equal = dict.fromkeys((*PARTS, "none", BEFORE, AFTER), 0.0)
+    options = {"variants": [*PARTS], "better": equal, "epochs": 1, "evaluation": {"": 0.0}}
     found = 0
     for trial in range(30):
-        table = contrasts(study(10, rng_seed=trial, **options))
+        table = contrasts(study(10, noise=(0.1, trial), **options))
         found += table["answer"].isin(["more", "less"]).any()
     assert found <= 6  # binomial(30, 0.05): 1.5 +- 1.2
 
@@ -123,18 +123,23 @@ def test_the_best_rate_is_chosen_on_held_out_images_for_each_network():
     best = {"none": 0.03, BEFORE: 0.01, AFTER: 0.01}
     gain = {f"held_out_{rate}/{place}": 0.5 for place, rate in best.items()}
     shift = dict.fromkeys(HELD_OUT, 0.0)
-    runs = study(3, variants=HELD_OUT, gain=gain, shift=shift)
+    runs = study(3, variants=HELD_OUT, better=shift | gain)
     assert rates_of(runs) == best
     last = runs["variant"] == HELD_OUT[-1]
     assert rates_of(runs[~last | (runs["epoch"] < 5)]) == rates_of(runs[~last]) == {}
-    equal = study(3, variants=HELD_OUT, shift=shift, sd=0)
+    equal = study(
+        3,
+        variants=HELD_OUT,
+        better=shift | dict.fromkeys(("none", BEFORE, AFTER), 0.0),
+        noise=(0, 0),
+    )
     assert rates_of(equal) == {"none": 0.001, BEFORE: 0.001, AFTER: 0.001}
 
 
 def test_the_chosen_rates_networks_are_compared():
     rates = {"none": 0.03, BEFORE: 0.001, AFTER: 0.01}
     shift = {"report": 0.0, "rate_0.01": 0.2, "rate_0.03": 0.5}
-    runs = study(30, variants=tuple(shift), shift=shift)
+    runs = study(30, variants=tuple(shift), better=shift)
     gain = block.chosen_rates_gain(measures_of(runs), rates).query("evaluation == 'running'")
     assert gain["placement"].tolist() == ["none", AFTER]  # before fc1 it is the report's own
     np.testing.assert_allclose(gain["effect"], (0.5, 0.2), atol=0.05)

@@ -108,14 +108,14 @@ def test_the_power_that_the_plan_promises():
 )
 def test_claim_1_asks_for_the_reports_gain(gain, word):
     gains = {"none": -9.0, "before_fc1": gain - 9.0, "after_fc1": gain - 9.0}
-    assert verdict(study(12, variants=SCALES, gain=gains), 1) == word
+    assert verdict(study(12, variants=SCALES, better=gains), 1) == word
 
 
 def test_claim_1_names_the_baseline_that_ends_where_the_reports_does():
     """The block is worth 0.3 points, momentum 6 with one scale of pixels and 13 with the other."""
     shift = SHIFT | {"no_momentum": -13.0, "no_momentum_mnist": -6.0}
     found = verdict(
-        study(30, variants=(*SCALES, "no_momentum", "no_momentum_mnist"), shift=shift), 1
+        study(30, variants=(*SCALES, "no_momentum", "no_momentum_mnist"), better=shift), 1
     )
     assert found == "the sign holds, the size only without momentum, pixels mnist"
     wide = pd.DataFrame([row(6.0, 0.4), row(6.0, 4.0), row(6.9, 0.3), row(7.1, 0.3)])
@@ -170,7 +170,10 @@ def test_claim_2_pairs_the_rounds_and_is_tested_at_its_margin():
 )
 def test_claim_3_has_every_answer(unnormalised, word):
     shift = {"report": 0.0, "mnist": 0.15, "unnormalised": unnormalised}
-    assert verdict(study(100, variants=tuple(shift), shift=shift, sd=0.05, epochs=2), 3) == word
+    assert (
+        verdict(study(100, variants=tuple(shift), better=shift, noise=(0.05, 0), epochs=2), 3)
+        == word
+    )
 
 
 def test_claim_3_is_about_the_logarithm_of_early_losses():
@@ -194,10 +197,10 @@ def test_claim_3_says_whether_the_block_absorbs_the_benefit(left, said):
     gain |= {f"unnormalised/{block}": GAIN[block] - left for block in WITH_BLOCK}
     shift = {"report": 0.0, "mnist": 0.0, "unnormalised": 0.0}
     options = {"variants": tuple(shift), "epochs": 2, "evaluation": {"": 0.0}}
-    found = evidence_of(study(30, gain=gain, shift=shift, **options))
+    found = evidence_of(study(30, better=shift | gain, **options))
     assert ("absorbed" in claims.answers(found)) == said
     # Nothing is absorbed where nothing is gained.
-    found = evidence_of(study(10, gain=gain, shift=shift | {"unnormalised": 2.0}, **options))
+    found = evidence_of(study(10, better=shift | gain | {"unnormalised": 2.0}, **options))
     assert "absorbed" not in claims.answers(found)
 
 
@@ -253,7 +256,7 @@ def test_claim_4_errs_as_rarely_as_it_should(truth, word, least, most):
 )
 def test_claim_4_needs_both_scales(half, mnist, word):
     gain = {"none": 0, "before_fc1": 0, "report/after_fc1": half, "mnist/after_fc1": mnist}
-    runs = study(60, variants=SCALES, gain=gain, rng_seed=2)
+    runs = study(60, variants=SCALES, better=gain, noise=(0.1, 2))
     assert verdict(runs, 4) == word
     gap = evidence_of(runs).query("reading == 'mnist - half, of after_fc1 - before_fc1'").iloc[0]
     assert gap["effect"] == pytest.approx(mnist - half, abs=0.1)
@@ -263,7 +266,7 @@ def test_claim_4_needs_both_scales(half, mnist, word):
 
 def test_claim_4_finds_that_the_order_turns_on_the_evaluation():
     """After fc1 gains from recalibration what before fc1 does not."""
-    runs = study(60, variants=SCALES, gain=dict.fromkeys(("none", *WITH_BLOCK), 0))
+    runs = study(60, variants=SCALES, better=dict.fromkeys(WITH_BLOCK, 0))
     after = runs["placement"] == "after_fc1"
     runs.loc[after, "recalibrated_test_accuracy_percent"] += 0.2
     found = evidence_of(runs)
@@ -294,7 +297,7 @@ def test_holm_covers_all_four_claims_and_each_rests_on_all_its_rows():
 
 
 def test_an_answer_that_the_correction_undoes_is_told_with_that():
-    found = evidence_of(study(12, variants=(*SCALES, "unnormalised"), sd=0.01))
+    found = evidence_of(study(12, variants=(*SCALES, "unnormalised"), noise=(0.01, 0)))
     for number, word in ((1, "the sign holds, the size does not"), (3, "holds"), (4, "holds")):
         told = {"claim": number, "p": 0.02, "p_holm": 0.049}
         assert claims._verdict(found, told) == word

@@ -16,7 +16,7 @@ from experiments.groundwork.variants import CANDIDATES, VARIANTS
 def results() -> pd.DataFrame:
     """Thirteen seeds of the three variants with momentum; tests do not change it."""
     shift = {"report": 0.0, "mnist": 0.3, "unnormalised": -0.4}
-    return study(13, variants=tuple(shift), shift=shift, sd=0.05)
+    return study(13, variants=tuple(shift), better=shift, noise=(0.05, 0))
 
 
 def likelihoods(runs: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def test_recognition_counts_what_is_named(results):
     table = likelihood.recognition(likelihood.cells_of(results))
     assert (table["right"] >= 12).all()
     assert (table["taken_for"][table["right"] == table["n"]] == "").all()
-    mnist = study(13, variants=("report",), sd=0.05, rng_seed=1).assign(variant="mnist")
+    mnist = study(13, variants=("report",), noise=(0.05, 1)).assign(variant="mnist")
     twice = pd.concat([results[results["variant"] == "report"], mnist], ignore_index=True)
     table = likelihood.recognition(likelihood.cells_of(twice)).set_index(["variant", "evaluation"])
     assert table["right"].sum() + table["named_wrongly"].sum() == 6 * 13

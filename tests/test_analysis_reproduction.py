@@ -19,7 +19,9 @@ def test_a_held_out_run_is_covered_and_its_place_is_uniform(monkeypatch):
     n, trials = 9, 80
     covered, places = [], []
     for trial in range(trials):
-        results = study(n + 1, epochs=2, variants=("report",), placements=BLOCKS, rng_seed=trial)
+        results = study(
+            n + 1, epochs=2, variants=("report",), placements=BLOCKS, noise=(0.1, trial)
+        )
         monkeypatch.setattr(published, "HISTORY", held_out(results, "report", n))
         found = rank(curves_of(results[results["seed"] != n]))
         assert found is not None
@@ -44,7 +46,7 @@ def test_a_foreign_run_is_the_farthest(monkeypatch):
 
 def test_no_interval_leaves_what_is_possible():
     """With few seeds that lie far apart: above a loss of 0, below 100 %, and around the mean."""
-    table = intervals(curves_of(study(3, variants=("report",), sd=2.0)))
+    table = intervals(curves_of(study(3, variants=("report",), noise=(2.0, 0))))
     percent = table["metric"].str.endswith("percent")
     assert (table["low"] > 0).all() and (table["low"] < table["high"]).all()
     assert 99.9 < table["high"][percent].max() <= 100
@@ -62,7 +64,7 @@ def test_the_transformation_and_its_inverse():
 
 def test_equal_seeds_do_not_exclude_every_other_number():
     """Seeds that agree to the last digit leave the spread that rounding has."""
-    table = intervals(curves_of(study(5, variants=("report",), sd=0)))
+    table = intervals(curves_of(study(5, variants=("report",), noise=(0, 0))))
     before = table[table["placement"] == "before_fc1"]
     assert before["inside"].all()
     loss = before[before["metric"] == "test_loss"].iloc[0]

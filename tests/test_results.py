@@ -9,11 +9,8 @@ are from: the one row of a table of the summary that has these keys among its ce
 space. A column that ends in % is a share, told in percent.
 """
 
-import io
 import json
-import lzma
 import re
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ import pytest
 
 from experiments import analysis
 from experiments.analysis import evidence
+from experiments.study import files
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -68,42 +66,29 @@ def without_words(rows: Any) -> Any:
     return [{name: row[name] for name in row if name not in WORDS} for row in rows]
 
 
-def said_of_images() -> Iterator[analysis.Answers]:
-    """`answers.npz.xz`, as `experiments.study.files` describes it."""
-    content = lzma.decompress((RESULTS / "answers.npz.xz").read_bytes())
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        for name in (name.removesuffix("/seeds") for name in arrays if name.endswith("/seeds")):
-            seeds, confusion, packed = (
-                arrays[f"{name}/{what}"] for what in ("seeds", "confusion", "correct")
-            )
-            correct = np.packbits(np.unpackbits(packed, axis=1, count=len(seeds)).T, axis=1)
-            yield analysis.Answers(*name.split("/"), seeds, confusion, correct)
-
-
 def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text())
 
 
 @pytest.fixture(scope="module")
-def results() -> pd.DataFrame:
-    table = pd.read_csv(RESULTS / "results.csv.gz", dtype=str)
-    return table.astype({"seed": int, "epoch": int} | dict.fromkeys(table.columns[4:], float))
+def study() -> files.Study:
+    return files.read([RESULTS])
 
 
 @pytest.fixture(scope="module")
-def tables(results) -> analysis.Tables:
-    labels = np.array([*read("manifest.json")["test_labels"]], np.uint8)
-    return analysis.analyse(results, read("timing.json"), [*said_of_images()], labels)
+def tables(study) -> analysis.Tables:
+    said = [analysis.Answers(*each) for each in study.answers]
+    return analysis.analyse(study.table, read("timing.json"), said, study.labels)
 
 
 @pytest.fixture(scope="module")
-def sources(results, tables) -> dict[str, list[dict[str, Any]]]:
+def sources(study, tables) -> dict[str, list[dict[str, Any]]]:
     """The tables of the summary, and three that the READMEs tell of besides."""
     measured = read("speed.json")
     speed = pd.DataFrame(measured["rows"])
     for name, value in (("median", np.median), ("least", min), ("most", max)):
         speed[name] = speed["epoch_seconds"].map(value)
-    last = results.query("variant == 'report' and epoch == 10 and seed == 1122")
+    last = study.table.query("variant == 'report' and epoch == 10 and seed == 1122")
     return analysis.summary(tables) | {
         "runs": last.to_dict("records"),
         "speed": speed.drop(columns="epoch_seconds").to_dict("records"),
