@@ -224,18 +224,11 @@ def test_the_command_writes_one_file_and_shows_it(no_mnist, tmp_path, monkeypatc
     assert [run["epoch"] for run in found["runs"]] == [1, 1, 2]
 
 
-def test_without_a_run_the_page_has_the_networks_of_the_package(no_mnist, tmp_path, monkeypatch):
-    shipped = [network(tmp_path, "none").path]
-    monkeypatch.setattr(command, "shipped", lambda: shipped)
-    out = tmp_path / "page.html"
-    assert command.main(["--out", str(out)]) == 0
-    assert [run["name"] for run in json.loads(data_of(out))["runs"]] == [shipped[0].stem]
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["absent"], "absent"),
+        ([], "name at least one run"),
         (["none-1.safetensors", "--out", "page.txt"], "--out must be a file that ends with .html"),
         (["none-1.safetensors", "--out", "a/p.html"], "--out must be in a directory that exists"),
     ],

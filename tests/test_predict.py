@@ -1,7 +1,5 @@
 """The command experiments.predict: every format of pictures, and one line for other files."""
 
-import csv
-import io
 import json
 import struct
 import zlib
@@ -18,14 +16,7 @@ from mnist_jax import torch_weights, train
 from mnist_jax.data import PIXELS
 from mnist_jax.digits import to_mnist
 from mnist_jax.model import LeNet
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Compiled programs of this file's commands, which are the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+from mnist_jax.programs import compiled
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +25,7 @@ def weights(tmp_path_factory):
     import jax
 
     model = LeNet("before_fc1", PIXELS["mnist"])
-    programs = train.compiled(model, optax.sgd(0.1))
+    programs = compiled(model, optax.sgd(0.1))
     variables = train.variables_of(programs.init_state(jax.random.key(0)))
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
     torch_weights.save(path, variables, pixels=model.pixels, epochs=0)
@@ -91,13 +82,6 @@ class TestDecoding:
     def test_numbers_of_any_range(self, tmp_path):
         decoded = images.decode(saved(tmp_path, "a.tiff", Image.fromarray(seven() / np.float32(7))))
         np.testing.assert_array_equal(to_mnist(decoded), to_mnist(seven()))
-
-    def test_transparency_lies_over_white(self, tmp_path):
-        pixels = np.zeros((8, 8, 4), np.uint8)  # black, and invisible
-        pixels[2:5, 2:5, 3] = 255
-        decoded = images.decode(saved(tmp_path, "a.png", Image.fromarray(pixels)))
-        assert (decoded[2:5, 2:5] == 0).all()
-        assert (decoded[5:] == 255).all()
 
     def test_the_camera_says_which_side_is_up(self, tmp_path):
         exif = Image.Exif()
@@ -180,7 +164,7 @@ def run(*words) -> int:
 def test_the_answers_are_the_networks(weights, tmp_path, capsys):
     path, model, variables = weights
     picture = saved(tmp_path, "seven.png", Image.fromarray(seven()))
-    assert run(path, picture, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv") == 0
+    assert run(path, picture, "--json", tmp_path / "a.json") == 0
     logits = train.predict(variables, to_mnist(seven())[None], model=model)
     expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
 
@@ -191,9 +175,6 @@ def test_the_answers_are_the_networks(weights, tmp_path, capsys):
     assert capsys.readouterr().out == (
         f"{picture}: {first} ({expected[first]:.1%}), then {second} ({expected[second]:.1%})\n"
     )
-    (row,) = csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text()))
-    assert row["file"] == str(picture) and int(row["digit"]) == first
-    np.testing.assert_allclose(float(row[f"probability_{second}"]), expected[second], rtol=1e-4)
 
 
 def test_many_pictures_are_answered_in_their_order(weights, tmp_path):

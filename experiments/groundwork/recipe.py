@@ -136,8 +136,8 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
 
     With `one_cycle` the learning rate rises from a 25th of its peak during three tenths of all
     steps and then falls to a 10,000th of the rate at the start (Smith and Topin,
-    "Super-convergence", 2017). These are the defaults of optax, and of PyTorch's `OneCycleLR`, which
-    reaches the peak one step earlier.
+    "Super-convergence", 2017). These are the defaults of optax, and of PyTorch's
+    `OneCycleLR`, which reaches the peak one step earlier.
     """
     rate: Any = recipe.learning_rate
     if recipe.schedule == "one_cycle":

@@ -1,10 +1,8 @@
 """Makes one HTML file to draw on, with each network's answers, computation and mistakes.
 
-    python -m experiments.page --open
-    python -m experiments.page runs/after_fc1-seed0 --out page.html
+    python -m experiments.page runs/after_fc1-seed0 --out page.html --open
 
-Several runs stand side by side and answer the same drawing. Without a run the page has the networks
-that come with the package.
+Several runs stand side by side and answer the same drawing.
 """
 
 import webbrowser
@@ -15,7 +13,6 @@ from typing import Annotated
 
 import tyro
 
-import mnist_jax
 from experiments.groundwork import command, machine, terminal
 from experiments.groundwork.command import DataOptions, UsageError, refuse
 from experiments.groundwork.run_directory import Run, open_run
@@ -23,7 +20,6 @@ from experiments.page.build import render
 from experiments.page.contents import gather
 from mnist_jax import data, store
 from mnist_jax.data import DatasetName
-from mnist_jax.model import PLACEMENTS
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,7 @@ class Options:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="RUN ...", help_behavior_hint=lambda _: ""),
     ] = ()
-    """Directories that experiments.run made, or .safetensors files; by default the networks that
-    come with the package."""
+    """Directories that experiments.run made, or .safetensors files."""
     out: Path = Path("page.html")
     """File to write."""
     open: bool = False
@@ -58,7 +53,7 @@ def page(options: Options) -> None:
       StoreError: the page cannot be written.
     """
     check(options)
-    runs = [open_run(path) for path in options.runs or shipped()]
+    runs = [open_run(path) for path in options.runs]
     console = terminal.console()
     machine.start()
     with terminal.log_of_library(console):
@@ -77,23 +72,12 @@ def check(options: Options) -> None:
     Raises:
       UsageError: naming the option and what is allowed.
     """
+    if not options.runs:
+        raise UsageError("name at least one run: python -m experiments.page RUN")
     if options.out.suffix not in (".html", ".htm"):
         refuse("out", "a file that ends with .html", options.out)
     if not options.out.parent.is_dir():
         refuse("out", "in a directory that exists", options.out)
-
-
-def shipped() -> list[Path]:
-    """The files of the networks that come with the package.
-
-    Raises:
-      UsageError: there are none in this copy of the package.
-    """
-    folder = Path(mnist_jax.__file__).parent / "weights"
-    files = [path for place in PLACEMENTS if (path := folder / f"{place}.safetensors").exists()]
-    if not files:
-        raise UsageError("name at least one run: python -m experiments.page RUN")
-    return files
 
 
 def dataset_of(runs: Sequence[Run]) -> DatasetName:
