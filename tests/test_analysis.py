@@ -48,13 +48,6 @@ def test_a_run_that_diverged_counts():
     assert "2 runs diverged and count" in " ".join(analysis.analyse(results).notes)
 
 
-def test_each_variant_has_a_last_epoch_of_its_own_and_more_do_not_count():
-    trained_on = study(3, variants=("report",), epochs=12)
-    both = pd.concat([trained_on, study(3, variants=("longer",))], ignore_index=True)
-    runs = analysis.complete_runs(both)
-    assert measures_of(runs).last_epoch == {"report": 10, "longer": 30}
-
-
 def test_a_line_twice_is_an_error():
     """A resumed study that repeats an epoch must not count it twice."""
     results = study(2, variants=("report",))
@@ -162,13 +155,6 @@ def test_markdown_prints_each_column_in_its_format(tables):
     assert cells("reproduction", 2)[2] == (number if first["inside"] else outside)
     rank = tables.ranks["running"]
     assert f"number {rank.place} of {rank.among}" in rendered["rank"]
-
-
-def test_answers_stand_in_the_order_of_evaluations_and_placements(tables):
-    order = tables.by_name["per_class"][["evaluation", "placement"]].drop_duplicates()
-    places = ("none", "before_fc1", "after_fc1")
-    wanted = [[evaluation, place] for evaluation in ("running", "batch") for place in places]
-    assert order.to_numpy().tolist() == wanted
 
 
 def test_the_summary_is_strict_json_with_small_p_values(tables):

@@ -35,11 +35,6 @@ def test_accuracy_by_digit_counts_the_whole_split():
         np.testing.assert_allclose(table[column], 100 / (1 + np.exp(-bound)), rtol=1e-6)
 
 
-def test_a_digit_that_no_run_misreads_counts_as_half_a_mistake():
-    table = per_class.accuracies([answers(labels(500), error=0.0)])
-    np.testing.assert_allclose(table["low"], 100 * (1 - 0.5 / table["images"]), rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("sampling", "printed"),
     [(FOUR, "cut off"), ("first 8 of each batch", "rounded"), ("all images", "rounded")],
@@ -76,16 +71,6 @@ def test_the_loader_that_was_used_is_the_most_probable(monkeypatch):
     assert best["behind"] == 0 and best["can_print"] == 1
     assert (table["behind"].drop(best.name) > 0).all()
     assert table["can_print"]["shuffled, batches of 64"] < 0.2
-
-
-def test_the_reports_percentages_stand_beside_those_of_the_same_images():
-    digits = labels()
-    table = per_class.printed_percentages(both(digits), digits)
-    sample = np.bincount(digits[per_class.samplings(SIZE)[FOUR]], minlength=10)
-    assert table["images"].tolist() == [*sample, *sample]
-    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
-    inside = table["published"].between(table["low"], table["high"])
-    assert table["inside"].tolist() == inside.tolist()
 
 
 def test_the_probability_of_percentages_by_hand():
@@ -130,13 +115,6 @@ def test_each_evaluation_is_asked_and_one_network_is_not_enough():
     assert perfect["hundreds"].tolist() == [10, 10]
     assert perfect["step_percent"].tolist() == [100 / 64, 100 / 64]
     assert per_class.sampling(both(digits)[:1], digits).empty
-
-
-def test_bits_are_unpacked_as_they_were_packed():
-    """Also where the number of images is not a multiple of eight."""
-    answer = answers(labels(643))
-    diagonal = np.diagonal(answer.confusion, axis1=1, axis2=2).sum(axis=1)
-    np.testing.assert_array_equal(per_class._unpacked(answer, 643).sum(axis=1), diagonal)
 
 
 def test_about_92_is_from_91_5_to_92_5():
