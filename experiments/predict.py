@@ -20,6 +20,7 @@ import tyro
 
 from experiments.groundwork import command, images, machine, terminal
 from experiments.groundwork.command import UsageError
+from experiments.groundwork.recipe import PixelScale
 from experiments.groundwork.run_directory import open_run
 from mnist_jax import compilation, digits, store, train
 
@@ -40,6 +41,9 @@ class Options:
         tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint=lambda _: ""),
     ]
     """Files or directories of pictures: PNG, JPEG, WebP, BMP, TIFF or GIF."""
+    pixels: PixelScale | None = None
+    """Scale of a pixel x of 0..1, for a file of weights that does not say it: (x - 0.5)/0.5,
+    (x - 0.1307)/0.3081, or x itself."""
     as_is: bool = False
     """Take pictures of 28x28 pixels as they are, light ink on black, without preparing them."""
     json: Path | None = None
@@ -78,7 +82,7 @@ def run(options: Options) -> int:
     check(options)
     console = terminal.console()
     machine.start()
-    opened = open_run(options.run)
+    opened = open_run(options.run, options.pixels)
     program = compilation.jit(partial(train.predict, model=opened.model))
     shown: list[Seen] = []
     answers: list[Answer] = []

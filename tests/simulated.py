@@ -17,7 +17,7 @@ GAIN = {"none": -0.3, "before_fc1": 0.0, "after_fc1": 0.1}
 EVALUATION = {"": 0.0, "batch_": 0.2, "recalibrated_": 0.4}  # points of the test accuracy
 
 
-def study(  # noqa: PLR0913  (a truth has many sides)
+def study(
     seeds: int = 12,
     *,
     variants: Sequence[str] = tuple(CANDIDATES),
@@ -101,7 +101,7 @@ def labels(size: int = 10_000, rng_seed: int = 0) -> np.ndarray:
     return np.random.default_rng(rng_seed).integers(10, size=size).astype(np.uint8)
 
 
-def answers(  # noqa: PLR0913
+def answers(
     digits: np.ndarray,
     *,
     variant: str = "report",

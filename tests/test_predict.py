@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from experiments import predict
@@ -138,15 +139,13 @@ class TestDecoding:
             with pytest.raises(images.ImageError):
                 images.decode(path)
 
-    def test_a_damaged_file_makes_no_library_talk(self, tmp_path, capfd):
-        """libtiff would write to the standard error output, Pillow warn or log."""
-        whole = saved(tmp_path, "a.tiff", Image.fromarray(seven()), compression="tiff_lzw")
-        content = whole.read_bytes()
-        start = content.find(b"\x80")
-        whole.write_bytes(content[: start + 4] + bytes(60) + content[start + 64 :])
-        with pytest.raises(images.ImageError):
-            images.decode(whole)
-        assert capfd.readouterr() == ("", "")
+    @pytest.mark.parametrize("ink", [0, 255])
+    def test_ink_on_nothing_lies_on_paper_of_the_other_shade(self, ink, tmp_path):
+        pixels = np.full((8, 8, 4), (ink, ink, ink, 0), np.uint8)
+        pixels[2:5, 2:5, 3] = 255
+        decoded = images.decode(saved(tmp_path, "a.png", Image.fromarray(pixels)))
+        assert (decoded[2:5, 2:5] == ink).all()
+        assert (decoded[5:] == 255 - ink).all()
 
     def test_directories_are_searched_for_pictures_only(self, tmp_path):
         (tmp_path / "c").mkdir()
@@ -175,6 +174,23 @@ def test_the_answers_are_the_networks(weights, tmp_path, capsys):
     assert capsys.readouterr().out == (
         f"{picture}: {first} ({expected[first]:.1%}), then {second} ({expected[second]:.1%})\n"
     )
+
+
+def test_the_scale_of_the_pixels_is_asked_for_where_the_file_does_not_say_it(
+    weights, tmp_path, capsys
+):
+    """A file of PyTorch does not; with another scale than that of training it would be misread."""
+    path, _, variables = weights
+    foreign = tmp_path / "foreign.safetensors"
+    safetensors.numpy.save_file(torch_weights.to_torch(variables), foreign)
+    picture = saved(tmp_path, "seven.png", Image.fromarray(seven()))
+    assert run(foreign, picture) == 2
+    assert "give --pixels half, mnist, none" in capsys.readouterr().err
+    assert run(foreign, picture, "--pixels", "mnist") == run(path, picture) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert run(path, picture, "--pixels", "half") == 2
+    assert "another scale than --pixels half" in capsys.readouterr().err
 
 
 def test_many_pictures_are_answered_in_their_order(weights, tmp_path):

@@ -28,7 +28,7 @@ import tyro
 from experiments.groundwork.command import UsageError, refuse
 from experiments.groundwork.evaluation import EvaluationName
 from experiments.groundwork.machine import differences
-from experiments.groundwork.recipe import MAX_SEED, Recipe, refuse_other_types
+from experiments.groundwork.recipe import MAX_SEED, PixelScale, Recipe, refuse_other_types
 from mnist_jax import data, store, torch_weights
 from mnist_jax.data import PIXELS, Dataset
 from mnist_jax.model import LeNet
@@ -37,7 +37,6 @@ from mnist_jax.store import Stored, StoreError
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
 CHECKPOINT, WEIGHTS, EPOCHS = "checkpoint.safetensors", "weights.safetensors", "epochs"
 PER_CLASS = "per_class.csv"
-DEFAULT_PIXELS = PIXELS["half"]  # for weights from PyTorch, whose file does not say a scale
 
 Row = dict[str, Any]  # a line of metrics.jsonl
 
@@ -86,21 +85,26 @@ class Run(NamedTuple):
     epochs: tuple[tuple[int, Path], ...]  # number and weights of the epochs that were kept
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path, pixels: PixelScale | None = None) -> Run:
     """Opens the directory of a run, which may still be training, or a file of weights.
 
+    Args:
+      path: of either.
+      pixels: the scale of the pixels, for files of weights that do not say it.
+
     Raises:
-      UsageError: it is not the directory of a run, or no epoch is finished.
+      UsageError: it is not the directory of a run, or no epoch is finished; or the file does not
+        say the scale of its pixels and none was given, or it says another.
       StoreError: a file, which the message names, is missing, damaged or something else.
     """
     if not path.is_dir():
-        model, variables, epoch = open_weights(path)
+        model, variables, epoch = open_weights(path, pixels)
         return Run(path.stem, path, model, variables, epoch, [], None, ())
     config = read_config(path)
     if not (path / CHECKPOINT).exists():
         raise UsageError(f"{path}: no epoch of this run is finished")
     history = read_checkpoint(path)[1]
-    model, variables, epoch = open_weights(path / WEIGHTS)
+    model, variables, epoch = open_weights(path / WEIGHTS, pixels)
     kept = (file for file in (path / EPOCHS).glob("*.safetensors") if file.stem.isdecimal())
     return Run(
         name=path.resolve().name,
@@ -136,15 +140,23 @@ def read_config(directory: Path) -> Config:
     return config
 
 
-def open_weights(path: Path) -> tuple[LeNet, Any, int | None]:
+def open_weights(path: Path, pixels: PixelScale | None = None) -> tuple[LeNet, Any, int | None]:
     """The network of a file of weights, its variables, and the epochs that they were trained for.
 
     Raises:
+      UsageError: as in `open_run`.
       StoreError: the file cannot be read or used.
     """
     weights = torch_weights.load(path)
-    model = LeNet(weights.placement, weights.pixels or DEFAULT_PIXELS)
-    return model, weights.variables, weights.epochs
+    scale = weights.pixels or (PIXELS[pixels] if pixels else None)
+    if scale is None:
+        raise UsageError(
+            f"{path} does not say the scale of its pixels, as files of PyTorch do not: "
+            f"give --pixels {', '.join(PIXELS)}"
+        )
+    if pixels and scale != PIXELS[pixels]:
+        raise UsageError(f"{path}: weights for another scale than --pixels {pixels}: {scale}")
+    return LeNet(weights.placement, scale), weights.variables, weights.epochs
 
 
 def initial_weights(path: Path, model: LeNet) -> Any:

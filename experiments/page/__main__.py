@@ -15,6 +15,7 @@ import tyro
 
 from experiments.groundwork import command, machine, terminal
 from experiments.groundwork.command import DataOptions, UsageError, refuse
+from experiments.groundwork.recipe import PixelScale
 from experiments.groundwork.run_directory import Run, open_run
 from experiments.page.build import render
 from experiments.page.contents import gather
@@ -34,6 +35,9 @@ class Options:
     """Directories that experiments.run made, or .safetensors files."""
     out: Path = Path("page.html")
     """File to write."""
+    pixels: PixelScale | None = None
+    """Scale of a pixel x of 0..1, for a file of weights that does not say it: (x - 0.5)/0.5,
+    (x - 0.1307)/0.3081, or x itself."""
     open: bool = False
     """Show the page in the browser."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
@@ -53,7 +57,7 @@ def page(options: Options) -> None:
       StoreError: the page cannot be written.
     """
     check(options)
-    runs = [open_run(path) for path in options.runs]
+    runs = [open_run(path, options.pixels) for path in options.runs]
     console = terminal.console()
     machine.start()
     with terminal.log_of_library(console):
