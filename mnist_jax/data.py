@@ -56,14 +56,13 @@ def normalise(
     Args:
       images: any shape, uint8, 0..255.
       pixels: the mean and the standard deviation in the formula.
-      dtype: the dtype of the result. The arithmetic uses float32, or `dtype` if that is wider.
+      dtype: of the arithmetic and the result, float32 or float64.
 
     Returns:
       An array of the shape of `images`.
     """
-    wide = dtype if jnp.finfo(dtype).bits > 32 else jnp.float32
-    x = jnp.asarray(images).astype(wide)
-    return ((x / 255 - pixels.mean) / pixels.std).astype(dtype)
+    x = jnp.asarray(images).astype(dtype)
+    return (x / 255 - pixels.mean) / pixels.std
 
 
 def check(split: Split) -> None:

@@ -38,18 +38,6 @@ def test_dense():
     np.testing.assert_allclose(y, kernel.T @ x + bias[:, None], rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 1, 1, 2)])
-def test_the_bias_of_a_convolution_is_added_to_each_channel(shape):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    layer = layers.Conv3x3(use_bias=True)
-    params = layer.init(jax.random.key(0), x)["params"]
-    assert np.abs(params["bias"]).max() <= 27**-0.5 and np.all(params["bias"])
-    without = layers.Conv3x3().apply({"params": {"kernel": params["kernel"]}}, x)
-    np.testing.assert_array_equal(
-        layer.apply({"params": params}, x), without + params["bias"][:, None, None, None]
-    )
-
-
 class TestBatchNorm:
     """`x` is [C, H, W, B]; everything is per channel."""
 

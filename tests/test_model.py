@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnist_jax.data import PIXELS, Pixels
 from mnist_jax.model import PLACEMENTS, LeNet, NormReLU, ResidualBlock
 
 PARAMETERS = {"none": 44_426, "before_fc1": 49_098, "after_fc1": 304_106}
@@ -176,32 +175,3 @@ def test_dead_taps_of_the_block_after_fc1_have_exactly_zero_gradient():
     for gradient in gradients:
         # A unit of fc1 that no image switches on stops its row; most are on for some image.
         assert np.mean(gradient[1, 1] != 0) > 0.5
-
-
-def size_of_logits(pixels: Pixels) -> float:
-    """Root mean square of the logits that fixed weights give of fixed images."""
-    rng = np.random.default_rng(0)  # not JAX's generator, which may change
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32),
-        initialised("none")["params"],
-    )
-    apply = jax.jit(functools.partial(LeNet("none", pixels).apply, train=False))
-    logits = apply({"params": params}, images(4))
-    return float(np.sqrt(np.square(logits).mean()))
-
-
-# By the name of the pixel scale.
-GOLDEN = {"half": 63.44412, "mnist": 111.40781, "none": 33.20795}
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_the_pixel_scales_are_pinned(name):
-    assert set(PIXELS) == set(GOLDEN)
-    pixels = PIXELS[name]
-    golden = pytest.approx(GOLDEN[name], rel=2e-5)
-    found = size_of_logits(pixels)
-    assert found == golden, f"{name} gives {found}: all results were made with another scale"
-    # It is a golden number that a scale a little beside it does not give.
-    assert size_of_logits(pixels._replace(mean=pixels.mean + 0.001)) != golden
-    assert size_of_logits(pixels._replace(std=pixels.std + 0.001)) != golden
-    assert LeNet("none").pixels == PIXELS["half"]

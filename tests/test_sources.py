@@ -10,14 +10,12 @@ import pickle
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MIRROR
 
 from mnist_jax import sources
 from mnist_jax.sources import DataError, idx
@@ -226,16 +224,6 @@ def test_no_source_says_in_one_line_what_was_tried(served, registry, monkeypatch
     assert caught.value.about == ("data_dir", "mirror")
 
 
-def test_a_registry_that_does_not_answer_is_given_up(monkeypatch):
-    def run(command, *, timeout, **options):
-        assert sources.REACHABLE_WITHIN + timeout < 15
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(DataError, match="pip index did not end within"):
-        sources.fetch("mnist")
-
-
 @pytest.mark.parametrize("moment", ["reaching", "downloading"])
 def test_a_signal_ends_the_network_at_once(monkeypatch, moment):
     """Even in the C library, which waits for a name server and wakes for no signal."""
@@ -294,13 +282,3 @@ def test_the_pickle_may_hold_nothing_but_arrays():
     for harmful in (print, os.system, np.load):
         with pytest.raises(pickle.UnpicklingError, match="no array"):
             sources._ArraysOnly(io.BytesIO(pickle.dumps(harmful))).load()
-
-
-@pytest.mark.mnist
-def test_what_the_wheel_must_give_are_the_original_files(mnist_dir, monkeypatch):
-    del mnist_dir  # for its skip
-    monkeypatch.undo()
-    for name, file in sources.FILES.items():
-        content = gzip.decompress((MIRROR / file).read_bytes())
-        assert hashlib.sha256(content).hexdigest() == sources.IDX_SHA256["mnist"][name]
-        assert idx(sources.read("mnist", name, MIRROR / file)) == content

@@ -24,8 +24,6 @@ from mnist_jax.programs import uncompiled
 
 torch = pytest.importorskip("torch")
 
-import safetensors.torch  # noqa: E402
-
 from experiments.parity import torch_report  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -86,20 +84,6 @@ def test_names_shapes_and_order_are_those_of_pytorch(placement):
     state_dict = torch_report.build(placement, 0).state_dict()
     shapes = torch_weights.shapes(placement)
     assert list(shapes.items()) == [(n, tuple(t.shape)) for n, t in state_dict.items()]
-
-
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_each_loads_the_others_file(placement, tmp_path):
-    theirs, variables = networks(placement, torch.float32)
-    torch_weights.save(tmp_path / "ours", variables, pixels=HALF, epochs=1, num_batches_tracked=938)
-    model = torch_report.LeNet(placement)
-    model.load_state_dict(safetensors.torch.load_file(tmp_path / "ours"))
-    for name, array in torch_weights.to_torch(variables, 938).items():
-        np.testing.assert_array_equal(model.state_dict()[name].numpy(), array, strict=True)
-    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "theirs")
-    loaded = torch_weights.load(tmp_path / "theirs")
-    assert loaded.placement == placement
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
 
 
 @pytest.mark.parametrize("batch_size", [64, 1])
@@ -268,7 +252,7 @@ def small_data(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", ["before_fc1", "after_fc1"])
 def test_an_epoch_in_float64(placement, small_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(traces, "REPORTED_STEPS", (1,))  # each one compiles a piece of the epoch
     file = tmp_path / "parity.json"
