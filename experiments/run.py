@@ -172,8 +172,12 @@ def _show(
         console.print(line)
     run_directory.write_per_class(directory, confusion)
     probabilities = np.asarray(jax.nn.softmax(logits))  # [N, 10]
+    # The report very likely evaluated with the statistics of each test batch.
+    sums = (tested.get("batch") or tested[config.evaluation]).metrics
+    like_it = {"test_loss": sums.mean_loss, "test_accuracy_percent": sums.accuracy_percent}
     with store.writing(directory):
-        figures.curves(history, placement, directory / "curves.png")
+        batch = like_it if "batch" in tested else None
+        figures.curves(history, placement, directory / "curves.png", batch=batch)
         figures.confusion(confusion, directory / "confusion.png")
         worst = metrics.worst_mistakes(probabilities, labels)
         predictions = probabilities[worst].argmax(1)
@@ -186,14 +190,11 @@ def _show(
         )
     if len(tested) > 1:
         terminal.print_table(console, terminal.evaluations_table(tested))
-    if replace(config, seed=0, evaluation="running", keep_epochs=False) == Config(
-        Recipe(placement)
-    ):
-        # The report very likely evaluated with the statistics of each test batch.
-        sums = (tested.get("batch") or tested[config.evaluation]).metrics
-        like_it = {"test_loss": sums.mean_loss, "test_accuracy_percent": sums.accuracy_percent}
-        if compared := published.compare_last_epoch(placement, {**history[-1], **like_it}):
-            terminal.print_table(console, terminal.report_table(compared))
+    reports_own = Config(Recipe(placement))
+    as_asked = replace(config, seed=0, evaluation="running", keep_epochs=False)
+    compared = published.compare_last_epoch(placement, {**history[-1], **like_it})
+    if compared and as_asked == reports_own:
+        terminal.print_table(console, terminal.report_table(compared))
 
 
 def _try_out(made: Training, console: Console) -> None:
