@@ -117,10 +117,14 @@ def read_handwriting(directory: Path) -> dict[str, tuple[np.ndarray, np.ndarray]
       UsageError: the directory has no index.csv.
     """
     try:
-        rows = list(csv.DictReader((directory / "index.csv").open(encoding="utf-8")))
+        index = (directory / "index.csv").read_text("utf-8")
     except OSError as error:
         refuse("handwriting", f"a directory with index.csv ({error.strerror})", directory)
-    rows = [row for row in rows if len(row["truth"]) == 1 and row["truth"].isdecimal()]
+    rows = [
+        row
+        for row in csv.DictReader(index.splitlines())
+        if len(row["truth"]) == 1 and row["truth"].isdecimal()
+    ]
     found = {}
     for kind in ("all", *dict.fromkeys(row["kind"] for row in rows)):
         of_kind = [row for row in rows if kind in ("all", row["kind"])]

@@ -235,6 +235,8 @@ def prepare_and_wait(folder: Path, mirror: Path, known: dict, ready) -> None:
     tfds.load(folder, mirror)
 
 
+# JAX warns of a fork where earlier tests of this process have started it.
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_what_a_killed_process_left_is_removed_and_a_live_one_is_waited_for(absent, whole, mirror):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
