@@ -9,7 +9,7 @@ import jax
 import pytest
 import small
 
-from mnist_jax import data, sources, tfds
+from mnist_jax import compilation, data, sources, tfds
 from mnist_jax.data import Dataset, Split
 
 jax.config.update("jax_num_cpu_devices", 4)  # for test_parallel.py; before the backend starts
@@ -78,6 +78,16 @@ def mnist(mnist_dir) -> Dataset:
 def synthetic() -> tuple[Split, Split]:
     """Made-up images, see `small.DATASET`."""
     return small.DATASET.train, small.DATASET.test
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Programs of commands in half the time: how fast they are does not matter on a few images."""
+    options = compilation.options
+    with pytest.MonkeyPatch.context() as patch:
+        level = {"xla_backend_optimization_level": "0"}
+        patch.setattr(compilation, "options", lambda *a, **k: options(*a, **k) | level)
+        yield
 
 
 @pytest.fixture
